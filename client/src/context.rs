@@ -1,0 +1,284 @@
+//! Contexts: a deadline, cancellation and a trace id, handed down a tree of calls.
+//!
+//! A child is never later than its parent, and cancelling a parent cancels its children. No
+//! task stands behind a context: deadlines are read from the clock.
+
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use lockd_proto::clock::{Clock, Instant};
+use tokio_util::sync::CancellationToken;
+
+use crate::held::{Held, LossReason};
+
+/// How long a call may take, and what ends it early. Cheap to clone.
+///
+/// ```
+/// use std::time::Duration;
+/// use lockd_client::{Cause, Context};
+///
+/// let (request, cancel) = Context::background().with_timeout(Duration::from_secs(3)).with_cancel();
+/// let step = request.with_timeout(Duration::from_secs(60));
+/// assert!(step.remaining() <= Some(Duration::from_secs(3)));
+/// cancel.cancel();
+/// assert_eq!(step.cause(), Some(Cause::Cancelled));
+/// ```
+#[derive(Debug, Clone)]
+pub struct Context {
+    node: Arc<Node>,
+}
+
+#[derive(Debug)]
+struct Node {
+    parent: Option<Context>,
+    token: CancellationToken,
+    deadline: Option<Instant>,
+    trace_id: Option<Arc<str>>,
+    cause: OnceLock<Cause>,
+    lock: Option<Arc<Held>>,
+    clock: Clock,
+}
+
+/// Why a context has ended.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Cause {
+    /// Its deadline has passed.
+    DeadlineExceeded,
+    /// It, or a context above it, was cancelled.
+    Cancelled,
+    /// It belongs to a lock that is lost.
+    LockLost(LossReason),
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::DeadlineExceeded => f.write_str("deadline exceeded"),
+            Self::Cancelled => f.write_str("cancelled"),
+            Self::LockLost(reason) => write!(f, "lock lost: {reason}"),
+        }
+    }
+}
+
+impl std::error::Error for Cause {}
+
+/// Cancels the context that it came with. Dropping it cancels nothing.
+#[derive(Debug, Clone)]
+pub struct CancelHandle {
+    context: Context,
+}
+
+impl CancelHandle {
+    /// Cancels the context and all its children.
+    pub fn cancel(&self) {
+        if self.context.cause().is_none() {
+            // Whoever else was first has said the same.
+            drop(self.context.node.cause.set(Cause::Cancelled));
+        }
+        self.context.node.token.cancel();
+    }
+}
+
+impl Context {
+    /// The root of a tree: no deadline, never cancelled.
+    #[must_use]
+    pub fn background() -> Self {
+        Self::background_on(Clock::system())
+    }
+
+    /// A root whose deadlines are read from another clock, such as one that tests can pause.
+    #[must_use]
+    pub fn background_on(clock: Clock) -> Self {
+        let node = Node {
+            parent: None,
+            token: CancellationToken::new(),
+            deadline: None,
+            trace_id: None,
+            cause: OnceLock::new(),
+            lock: None,
+            clock,
+        };
+        Self { node: Arc::new(node) }
+    }
+
+    fn child(&self) -> Node {
+        Node {
+            parent: Some(self.clone()),
+            token: self.node.token.child_token(),
+            deadline: self.node.deadline,
+            trace_id: self.node.trace_id.clone(),
+            cause: OnceLock::new(),
+            lock: None,
+            clock: self.node.clock.clone(),
+        }
+    }
+
+    /// A child that ends after this time, or with its parent if that is earlier.
+    #[must_use]
+    pub fn with_timeout(&self, timeout: Duration) -> Self {
+        self.with_deadline(self.node.clock.now() + timeout)
+    }
+
+    /// A child that ends at this moment, or with its parent if that is earlier.
+    #[must_use]
+    pub fn with_deadline(&self, deadline: Instant) -> Self {
+        let mut node = self.child();
+        node.deadline = Some(node.deadline.map_or(deadline, |parent| parent.min(deadline)));
+        Self { node: Arc::new(node) }
+    }
+
+    /// A child that can be cancelled, and the handle that does it.
+    #[must_use]
+    pub fn with_cancel(&self) -> (Self, CancelHandle) {
+        let context = Self { node: Arc::new(self.child()) };
+        (context.clone(), CancelHandle { context })
+    }
+
+    /// A child that belongs to a trace. A W3C trace id (32 hexadecimal digits) also goes out
+    /// as `traceparent`.
+    #[must_use]
+    pub fn with_trace_id(&self, trace_id: impl AsRef<str>) -> Self {
+        let mut node = self.child();
+        node.trace_id = Some(trace_id.as_ref().into());
+        Self { node: Arc::new(node) }
+    }
+
+    /// A child that ends when the lock is lost. Its token is the one that the lock cancels.
+    pub(crate) fn for_lock(&self, lock: Arc<Held>, token: CancellationToken) -> Self {
+        let node = Node { token, lock: Some(lock), ..self.child() };
+        Self { node: Arc::new(node) }
+    }
+
+    /// A token that is cancelled with this context.
+    pub(crate) fn child_token(&self) -> CancellationToken {
+        self.node.token.child_token()
+    }
+
+    /// How long this context still lasts: until its own deadline or, below a guard's
+    /// context, until the lock's safe-until, which moves with each renewal. `None` if it
+    /// has no end.
+    #[must_use]
+    pub fn remaining(&self) -> Option<Duration> {
+        if self.cause().is_some() {
+            return Some(Duration::ZERO);
+        }
+        let deadline = self.node.deadline;
+        let own = deadline.map(|at| at.saturating_duration_since(self.node.clock.now()));
+        let locks = self.ancestry().filter_map(|node| node.lock.as_ref()).map(|l| l.remaining());
+        own.into_iter().chain(locks).min()
+    }
+
+    /// The trace id, if one was given to it or to a context above it.
+    #[must_use]
+    pub fn trace_id(&self) -> Option<&str> {
+        self.node.trace_id.as_deref()
+    }
+
+    /// Why this context has ended; `None` while it has not.
+    #[must_use]
+    pub fn cause(&self) -> Option<Cause> {
+        if let Some(cause) = self.ancestry().find_map(Node::own_cause) {
+            return Some(cause);
+        }
+        let deadline = self.node.deadline?;
+        (self.node.clock.now() >= deadline).then_some(Cause::DeadlineExceeded)
+    }
+
+    /// Waits until this context has ended, and says why.
+    ///
+    /// # Cancel safety
+    /// Nothing is left behind.
+    pub async fn cancelled(&self) -> Cause {
+        loop {
+            if let Some(cause) = self.cause() {
+                return cause;
+            }
+            tokio::select! {
+                () = self.node.token.cancelled() => {}
+                () = self.end_of_time() => {}
+            }
+        }
+    }
+
+    async fn end_of_time(&self) {
+        match self.remaining() {
+            None => std::future::pending().await,
+            Some(left) => self.node.clock.sleep_until(self.node.clock.now() + left).await,
+        }
+    }
+
+    /// Runs a future until it or this context ends; in the latter case the future is dropped.
+    ///
+    /// # Errors
+    /// Why the context has ended.
+    ///
+    /// # Cancel safety
+    /// As safe as the future given.
+    pub async fn run<T>(&self, future: impl Future<Output = T>) -> Result<T, Cause> {
+        tokio::select! {
+            biased;
+            cause = self.cancelled() => Err(cause),
+            output = future => Ok(output),
+        }
+    }
+
+    fn ancestry(&self) -> impl Iterator<Item = &Node> {
+        std::iter::successors(Some(&*self.node), |node| {
+            node.parent.as_ref().map(|parent| &*parent.node)
+        })
+    }
+}
+
+impl Node {
+    fn own_cause(&self) -> Option<Cause> {
+        let lost = || self.lock.as_ref().and_then(|lock| lock.loss()).map(Cause::LockLost);
+        self.cause.get().cloned().or_else(lost)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_child_is_never_later_than_its_parent() {
+        let parent = Context::background_on(Clock::tokio()).with_timeout(SECOND);
+        let child = parent.with_timeout(10 * SECOND);
+        assert_eq!(child.remaining(), Some(SECOND));
+        assert_eq!(child.cancelled().await, Cause::DeadlineExceeded);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn cancelling_reaches_children_not_parents() {
+        let root = Context::background_on(Clock::tokio());
+        let (parent, cancel) = root.with_cancel();
+        let child = parent.with_timeout(SECOND);
+        cancel.cancel();
+        assert_eq!(child.cancelled().await, Cause::Cancelled);
+        assert_eq!(root.cause(), None);
+        tokio::time::sleep(2 * SECOND).await;
+        assert_eq!(child.cause(), Some(Cause::Cancelled), "the first cause stays");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_deadline_that_came_first_stays_the_cause() {
+        let (context, cancel) =
+            Context::background_on(Clock::tokio()).with_timeout(SECOND).with_cancel();
+        tokio::time::sleep(2 * SECOND).await;
+        cancel.cancel();
+        assert_eq!(context.cause(), Some(Cause::DeadlineExceeded));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn run_drops_what_takes_too_long() {
+        let context = Context::background_on(Clock::tokio()).with_timeout(SECOND);
+        let never = context.run(std::future::pending::<()>()).await;
+        assert_eq!(never, Err(Cause::DeadlineExceeded));
+    }
+}

@@ -1,0 +1,193 @@
+//! The guard: a lock that is held, as its user sees it.
+
+use std::{sync::Arc, time::Duration};
+
+use lockd_proto::{FencingToken, LockName, RequestId, SessionId, clock::Instant};
+use tokio::sync::{oneshot, watch};
+
+use crate::{
+    client::Client,
+    context::Context,
+    error::{Call, Error, Fault},
+    held::{Held, LockState, LossReason},
+    session::{Command, Granted, SessionHandle},
+};
+
+/// What a release found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Released {
+    /// The lock was held until now, and is released.
+    Released,
+    /// The lock had been lost before.
+    AlreadyLost,
+    /// Nobody said: the lock is free at the latest when its lease runs out.
+    Unknown,
+}
+
+/// A lock that is held. Dropping it releases the lock in the background, without blocking;
+/// [`Client::shutdown`] waits for that.
+///
+/// The lock can be lost while the guard is there: when the lease can't be renewed in time, or
+/// when an operator steps in. [`lost`](Self::lost), [`context`](Self::context) and
+/// [`run`](Self::run) say so before anybody else can be granted the lock. A process that is
+/// paused may notice late all the same, so send the [`token`](Self::token) with every write,
+/// and let the resource refuse older ones.
+#[derive(Debug)]
+#[must_use = "dropping the guard releases the lock"]
+pub struct Guard {
+    parts: Parts,
+    /// Whether the release is already on its way.
+    released: bool,
+}
+
+/// What a guard is made of.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub(crate) call: Call,
+    pub(crate) name: LockName,
+    pub(crate) id: RequestId,
+    pub(crate) granted: Granted,
+    pub(crate) context: Context,
+    pub(crate) session: SessionHandle,
+    /// Keeps the client's background work going while a lock is held.
+    pub(crate) client: Client,
+}
+
+impl Guard {
+    pub(crate) fn new(parts: Parts) -> Self {
+        Self { parts, released: false }
+    }
+
+    /// The fencing token: greater than that of every earlier grant of this lock.
+    #[must_use]
+    pub fn token(&self) -> FencingToken {
+        self.parts.granted.token
+    }
+
+    /// The lock's name.
+    #[must_use]
+    pub fn name(&self) -> &LockName {
+        &self.parts.name
+    }
+
+    /// The session that holds the lock.
+    #[must_use]
+    pub fn session_id(&self) -> SessionId {
+        self.parts.granted.session
+    }
+
+    /// A child of the context that the lock was acquired with. It ends with
+    /// [`Cause::LockLost`](crate::Cause::LockLost) when the lock is lost or released, and
+    /// what remains of it never goes beyond the lease.
+    #[must_use]
+    pub fn context(&self) -> Context {
+        self.parts.context.clone()
+    }
+
+    /// The lock's state, to be watched. `Lost` is final.
+    #[must_use]
+    pub fn state(&self) -> watch::Receiver<LockState> {
+        self.held().watch()
+    }
+
+    /// How long the lock is held for certain if nothing is renewed from now on: until
+    /// safe-until, the margin for clocks and for stopping already taken off.
+    #[must_use]
+    pub fn remaining(&self) -> Duration {
+        self.held().remaining()
+    }
+
+    /// Until when the lock is held for certain if nothing is renewed from now on, on the
+    /// clock of [`Client::clock`].
+    #[must_use]
+    pub fn safe_until(&self) -> Instant {
+        self.held().safe_until()
+    }
+
+    /// Waits until the lock is lost, and says why. Counts on this process's own clock, so it
+    /// ends on time even if the network hangs.
+    ///
+    /// # Cancel safety
+    /// Nothing is left behind.
+    pub async fn lost(&self) -> LossReason {
+        self.held().lost().await
+    }
+
+    /// Checks that the lock is still held, by the clock.
+    ///
+    /// # Errors
+    /// One that [is lost](Error::is_lost), with the reason.
+    pub fn check(&self) -> Result<(), Error> {
+        match self.held().loss() {
+            None => Ok(()),
+            Some(reason) => Err(self.loss_error("check", reason)),
+        }
+    }
+
+    /// Runs a future while the lock is held. If the lock is lost first, the future is dropped.
+    ///
+    /// # Errors
+    /// One that [is lost](Error::is_lost), with the reason.
+    ///
+    /// # Cancel safety
+    /// As safe as the future given; the lock stays held.
+    pub async fn run<T>(&self, future: impl Future<Output = T>) -> Result<T, Error> {
+        tokio::select! {
+            biased;
+            reason = self.lost() => Err(self.loss_error("run", reason)),
+            output = future => Ok(output),
+        }
+    }
+
+    /// Releases the lock and waits for what the server found, at most until the lease would
+    /// have run out.
+    ///
+    /// # Errors
+    /// The server refused the release.
+    ///
+    /// # Cancel safety
+    /// The release goes on in the background; only its outcome is not learned.
+    pub async fn release(mut self) -> Result<Released, Error> {
+        if self.held().loss().is_some() {
+            return Ok(Released::AlreadyLost);
+        }
+        let limit = self.safe_until();
+        let (reply, outcome) = oneshot::channel();
+        self.hand_in(Some(reply));
+        tokio::select! {
+            biased;
+            outcome = outcome => match outcome {
+                Ok(Ok(released)) => Ok(released),
+                Ok(Err(fault)) => Err(self.call("release").failed(fault)),
+                Err(_) => Ok(Released::Unknown),
+            },
+            () = self.parts.client.clock().sleep_until(limit) => Ok(Released::Unknown),
+        }
+    }
+
+    fn hand_in(&mut self, reply: Option<oneshot::Sender<crate::session::ReleaseReply>>) {
+        self.released = true;
+        self.held().lose(LossReason::Released);
+        self.parts.session.post(Command::Release(self.parts.id, reply));
+    }
+
+    fn held(&self) -> &Arc<Held> {
+        &self.parts.granted.held
+    }
+
+    fn call(&self, operation: &'static str) -> Call {
+        Call { operation, ..self.parts.call.clone() }
+    }
+
+    fn loss_error(&self, operation: &'static str, reason: LossReason) -> Error {
+        self.call(operation).failed(Fault::lost(reason))
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if !self.released {
+            self.hand_in(None);
+        }
+    }
+}

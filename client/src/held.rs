@@ -1,0 +1,172 @@
+//! A lock that is held: what the session's task and the guard share, and the only way from
+//! held to lost.
+
+use std::{fmt, time::Duration};
+
+use lockd_proto::clock::{Clock, Instant};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::lease::Standing;
+
+/// Why a lock is no longer held.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum LossReason {
+    /// The lease was not renewed in time.
+    Expired,
+    /// An operator released the lock by force.
+    Forced {
+        /// The operator's reason.
+        detail: String,
+    },
+    /// The session was closed.
+    SessionClosed,
+    /// The guard released the lock itself.
+    Released,
+    /// The server no longer had the lock when the session was resumed there.
+    Missing,
+}
+
+impl fmt::Display for LossReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Expired => f.write_str("the lease was not renewed in time"),
+            Self::Forced { detail } if detail.is_empty() => f.write_str("released by an operator"),
+            Self::Forced { detail } => write!(f, "released by an operator: {detail}"),
+            Self::SessionClosed => f.write_str("the session was closed"),
+            Self::Released => f.write_str("released by this client"),
+            Self::Missing => f.write_str("gone from the server while the stream was down"),
+        }
+    }
+}
+
+/// How a held lock stands. `Lost` is final.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum LockState {
+    /// The lease is renewed on time.
+    Held,
+    /// A renewal is late. The lock is still held, until safe-until at most.
+    Uncertain,
+    /// The lock is no longer held. Final.
+    Lost(LossReason),
+}
+
+/// A lock that was granted.
+#[derive(Debug)]
+pub(crate) struct Held {
+    state: watch::Sender<LockState>,
+    safe_until: watch::Receiver<Instant>,
+    /// The token of the guard's context.
+    cancel: CancellationToken,
+    clock: Clock,
+}
+
+impl Held {
+    pub(crate) fn new(
+        clock: Clock,
+        safe_until: watch::Receiver<Instant>,
+        cancel: CancellationToken,
+    ) -> Self {
+        Self { state: watch::Sender::new(LockState::Held), safe_until, cancel, clock }
+    }
+
+    pub(crate) fn watch(&self) -> watch::Receiver<LockState> {
+        self.state.subscribe()
+    }
+
+    pub(crate) fn safe_until(&self) -> Instant {
+        *self.safe_until.borrow()
+    }
+
+    /// Why the lock is lost, if it is. Reads the clock, so it does not wait for the session's
+    /// task to notice; what it finds is final for everybody, whatever renewal comes after.
+    pub(crate) fn loss(&self) -> Option<LossReason> {
+        if self.clock.now() >= self.safe_until() {
+            self.lose(LossReason::Expired);
+        }
+        match &*self.state.borrow() {
+            LockState::Lost(reason) => Some(reason.clone()),
+            LockState::Held | LockState::Uncertain => None,
+        }
+    }
+
+    /// What is left until safe-until; nothing once lost.
+    pub(crate) fn remaining(&self) -> Duration {
+        if self.loss().is_some() {
+            return Duration::ZERO;
+        }
+        self.safe_until().saturating_duration_since(self.clock.now())
+    }
+
+    /// Waits for the loss, by this process's own clock even if nothing else runs any more.
+    pub(crate) async fn lost(&self) -> LossReason {
+        let mut state = self.state.subscribe();
+        loop {
+            if let Some(reason) = self.loss() {
+                return reason;
+            }
+            // The sender is our own, so a change is all that this can report.
+            tokio::select! {
+                _ = state.changed() => {}
+                () = self.clock.sleep_until(self.safe_until()) => {}
+            }
+        }
+    }
+
+    /// The lease stands differently now.
+    pub(crate) fn follow(&self, standing: Standing) {
+        match standing {
+            Standing::Current => self.change(LockState::Held),
+            Standing::Late => self.change(LockState::Uncertain),
+            Standing::Expired => self.lose(LossReason::Expired),
+        }
+    }
+
+    /// The lock is lost. Of several reasons the first one stays.
+    pub(crate) fn lose(&self, reason: LossReason) {
+        self.change(LockState::Lost(reason));
+        self.cancel.cancel();
+    }
+
+    fn change(&self, next: LockState) {
+        self.state.send_if_modified(|state| {
+            if matches!(state, LockState::Lost(_)) || *state == next {
+                return false;
+            }
+            *state = next;
+            true
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn lost_is_final() {
+        let clock = Clock::tokio();
+        let (lease, safe_until) = watch::channel(clock.now() + Duration::from_secs(10));
+        let held = Held::new(clock.clone(), safe_until, CancellationToken::new());
+        held.lose(LossReason::SessionClosed);
+        held.follow(Standing::Current);
+        held.lose(LossReason::Expired);
+        lease.send_replace(clock.now() + Duration::from_secs(100));
+        assert_eq!(held.loss(), Some(LossReason::SessionClosed));
+        assert_eq!(*held.watch().borrow(), LockState::Lost(LossReason::SessionClosed));
+        assert_eq!(held.remaining(), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_clock_alone_ends_it() {
+        let clock = Clock::tokio();
+        let start = clock.now();
+        let (lease, safe_until) = watch::channel(start + Duration::from_secs(10));
+        let held = Held::new(clock.clone(), safe_until, CancellationToken::new());
+        drop(lease);
+        assert_eq!(held.lost().await, LossReason::Expired);
+        let waited = clock.now().saturating_duration_since(start);
+        assert!(waited < Duration::from_millis(10_010), "{waited:?}");
+    }
+}

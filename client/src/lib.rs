@@ -1,0 +1,60 @@
+//! Distributed locks with deadlines, fencing tokens and guards that know when they are lost:
+//! the client of lockd.
+//!
+//! ```no_run
+//! use std::time::Duration;
+//! use lockd_client::{Client, Context, Error};
+//!
+//! # async fn charge(order: u32, token: u64) {}
+//! # #[tokio::main]
+//! # async fn main() -> Result<(), Error> {
+//! let client = Client::from_env().await?;
+//! let ctx = Context::background().with_timeout(Duration::from_secs(3));
+//! let guard = client.lock("orders/42").acquire(&ctx).await?;
+//!
+//! // Dropped if the lock is lost first. The token keeps a late writer out of the database.
+//! guard.run(charge(42, guard.token().get())).await?;
+//!
+//! guard.release().await?;
+//! client.shutdown().await;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A client has one session, opened when the first lock is acquired and kept alive in the
+//! background. Its stream may break: it is resumed, at another address if need be, and what
+//! it holds stays held for as long as the lease lasts. The lease counts from when a keepalive
+//! was **sent**, less a margin of 2 % of the TTL and 250 ms (a quarter of a TTL below 1 s), so
+//! a guard knows that it is lost before anybody else can be granted its lock.
+
+#![deny(missing_docs)]
+
+mod client;
+mod context;
+mod endpoints;
+mod error;
+mod guard;
+mod held;
+mod inspect;
+mod lease;
+mod lock;
+mod queue;
+mod session;
+mod tasks;
+mod unary;
+
+pub use client::{Client, ClientBuilder};
+pub use context::{CancelHandle, Cause, Context};
+pub use error::{Error, ErrorKind};
+pub use guard::{Guard, Released};
+pub use held::{LockState, LossReason};
+pub use inspect::{LockEvent, LockWatch, Page, ServerStatus};
+pub use lock::LockBuilder;
+pub use lockd_proto::{
+    FencingToken, LockName, SessionId,
+    clock::{Clock, Instant},
+};
+pub use queue::{EntryInfo, LockInfo};
+
+#[cfg(test)]
+mod tests;

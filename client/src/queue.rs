@@ -1,0 +1,109 @@
+//! What the server says about a lock's queue, as values of our own.
+
+use std::{collections::BTreeMap, fmt, time::Duration};
+
+use lockd_proto::{FencingToken, v1};
+
+use crate::error::Fault;
+
+/// One place in a lock's queue: the holder's, or a waiter's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct EntryInfo {
+    /// The fencing token, once this entry holds the lock.
+    pub token: FencingToken,
+    /// The session that it belongs to.
+    pub session_id: String,
+    /// The name of the client, such as `api-7`.
+    pub client_name: String,
+    /// The host that it runs on.
+    pub host: String,
+    /// Its process id; zero where there is none.
+    pub pid: u32,
+    /// What the acquire said of itself.
+    pub metadata: BTreeMap<String, String>,
+    /// The trace of the acquire; may be empty.
+    pub trace_id: String,
+    /// How long ago it joined the queue, by the servers' wall clocks: for display only.
+    pub age: Duration,
+    /// What is left of its session's lease, where the server said so.
+    pub lease_remaining: Option<Duration>,
+}
+
+/// A lock and its queue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LockInfo {
+    /// The namespace.
+    pub namespace: String,
+    /// The name.
+    pub name: String,
+    /// Who holds it.
+    pub holder: Option<EntryInfo>,
+    /// Who waits, first in line first.
+    pub waiters: Vec<EntryInfo>,
+    /// The store revision of the view that answered.
+    pub revision: u64,
+}
+
+/// Where an acquire stands in its queue, as it was last told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// The holder's name and token.
+    pub(crate) holder: Option<(String, u64)>,
+    /// How many are ahead, the holder included.
+    pub(crate) ahead: u32,
+}
+
+impl EntryInfo {
+    pub(crate) fn from_wire(entry: v1::Entry) -> Result<Self, Fault> {
+        let client = entry.client.unwrap_or_default();
+        Ok(Self {
+            token: FencingToken::new(entry.token)
+                .ok_or_else(|| Fault::protocol("the server sent an entry without a token"))?,
+            session_id: entry.session_id,
+            client_name: client.name,
+            host: client.host,
+            pid: client.pid,
+            metadata: entry.metadata.into_iter().collect(),
+            trace_id: entry.trace_id,
+            age: entry.age.and_then(|age| age.try_into().ok()).unwrap_or_default(),
+            lease_remaining: entry.lease_remaining.and_then(|left| left.try_into().ok()),
+        })
+    }
+}
+
+impl LockInfo {
+    pub(crate) fn from_wire(lock: v1::Lock, revision: u64) -> Result<Self, Fault> {
+        let waiters = lock.waiters.into_iter().map(EntryInfo::from_wire);
+        Ok(Self {
+            namespace: lock.namespace,
+            name: lock.name,
+            holder: lock.holder.map(EntryInfo::from_wire).transpose()?,
+            waiters: waiters.collect::<Result<_, _>>()?,
+            revision,
+        })
+    }
+}
+
+impl Place {
+    /// Where an acquire stands, unless nothing is known about it.
+    pub(crate) fn from_wire(holder: Option<v1::Entry>, ahead: u32) -> Option<Self> {
+        let holder = holder.map(|entry| {
+            let client = entry.client.unwrap_or_default();
+            let names = [client.name, client.host, entry.session_id];
+            let name = names.into_iter().find(|name| !name.is_empty()).unwrap_or_default();
+            (name, entry.token)
+        });
+        (holder.is_some() || ahead > 0).then_some(Self { holder, ahead })
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some((name, token)) = &self.holder {
+            write!(f, "held by {name}, token {token}, ")?;
+        }
+        write!(f, "{} ahead", self.ahead)
+    }
+}

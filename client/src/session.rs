@@ -1,0 +1,145 @@
+//! A session: one task that owns the stream to the server, and the handle that guards and
+//! acquires use to talk to it.
+//!
+//! ```text
+//! acquire, guard ── Command ──► actor ── requests (state) ── link (stream) ──► server
+//!        ▲                        │
+//!        └─ oneshot, Arc<Held> ◄──┘
+//! ```
+
+mod actor;
+mod keepalive;
+mod link;
+mod outbox;
+mod requests;
+
+use std::{sync::Arc, time::Duration};
+
+use lockd_proto::{
+    FencingToken, Namespace, RequestId, SessionId,
+    clock::{Clock, Instant},
+    v1,
+};
+use tokio::sync::{
+    mpsc::{self, error::TrySendError},
+    oneshot, watch,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    endpoints::Endpoints, error::Fault, guard::Released, held::Held, held::LossReason,
+    queue::Place, tasks::Tasks,
+};
+
+/// Commands that wait for the session's task.
+const COMMANDS: usize = 1024;
+
+/// What all parts of a client share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) endpoints: Endpoints,
+    pub(crate) clock: Clock,
+    pub(crate) tasks: Tasks,
+    pub(crate) namespace: Namespace,
+    pub(crate) info: v1::ClientInfo,
+    pub(crate) ttl: Duration,
+    pub(crate) connect_timeout: Duration,
+    pub(crate) request_timeout: Duration,
+}
+
+/// What the session's task is asked to do.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// Acquire a lock.
+    Acquire(Box<Acquire>),
+    /// The acquire is not wanted any more, whatever has become of it.
+    Abandon(RequestId),
+    /// Release a lock.
+    Release(RequestId, Option<oneshot::Sender<ReleaseReply>>),
+    /// End the session.
+    Close,
+}
+
+/// What a release found.
+pub(crate) type ReleaseReply = Result<Released, Fault>;
+
+/// How an acquire ended.
+pub(crate) type AcquireReply = Result<Granted, Denied>;
+
+/// An acquire on its way.
+#[derive(Debug)]
+pub(crate) struct Acquire {
+    pub(crate) id: RequestId,
+    /// As it goes over the wire, but for the time to wait.
+    pub(crate) message: v1::Acquire,
+    pub(crate) wait: Wait,
+    /// The token of the guard's context.
+    pub(crate) cancel: CancellationToken,
+    pub(crate) progress: watch::Sender<Progress>,
+    pub(crate) reply: oneshot::Sender<AcquireReply>,
+}
+
+/// How long an acquire waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wait {
+    Not,
+    Until(Instant),
+    Forever,
+}
+
+/// How far an acquire has come, for the text of its error.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Progress {
+    pub(crate) place: Option<Place>,
+    pub(crate) trouble: Option<String>,
+}
+
+/// A lock that is held.
+#[derive(Debug)]
+pub(crate) struct Granted {
+    pub(crate) token: FencingToken,
+    pub(crate) session: SessionId,
+    pub(crate) held: Arc<Held>,
+}
+
+/// Why an acquire ended without a grant.
+#[derive(Debug)]
+pub(crate) enum Denied {
+    Refused(v1::RefusalReason, Option<Place>),
+    Failed(Fault),
+    /// It was granted, but too late to count.
+    Lost(LossReason),
+    /// The client is shutting down.
+    Closed,
+}
+
+/// Talks to a session's task. The task lives as long as there is a handle.
+#[derive(Debug, Clone)]
+pub(crate) struct SessionHandle {
+    commands: mpsc::Sender<Command>,
+    tasks: Tasks,
+}
+
+impl SessionHandle {
+    /// Starts the task of a session. The session itself is opened when it is needed.
+    pub(crate) fn start(shared: Arc<Shared>, ttl: Duration) -> Self {
+        let (commands, receiver) = mpsc::channel(COMMANDS);
+        let tasks = shared.tasks.clone();
+        tasks.spawn(actor::Actor::new(shared, ttl, receiver).run());
+        Self { commands, tasks }
+    }
+
+    /// Hands over a command without waiting: from `Drop`, and where the caller may go away.
+    pub(crate) fn post(&self, command: Command) {
+        if let Err(TrySendError::Full(command)) = self.commands.try_send(command) {
+            let commands = self.commands.clone();
+            // A session that has ended needs no more commands.
+            self.tasks.spawn(async move { drop(commands.send(command).await) });
+        }
+    }
+
+    /// Hands over a command when there is room for it. Says whether the task is there.
+    pub(crate) async fn send(&self, command: Command) -> bool {
+        self.commands.send(command).await.is_ok()
+    }
+}

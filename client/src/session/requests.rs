@@ -1,0 +1,350 @@
+//! What the session has asked for and not yet let go of: the life of each request.
+//!
+//! ```text
+//! Waiting ──granted──► Held ──release, drop, expiry──► Releasing ──► gone
+//!    └─────abandoned──► Leaving ──► gone
+//! ```
+//!
+//! A request is followed until the server has answered, over any number of streams, so that
+//! nothing is left behind at the server.
+
+mod resume;
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use lockd_proto::{
+    FencingToken, RequestId, SessionId,
+    clock::{Clock, Instant},
+    retry::{Policy, Retry},
+    v1::{self, attach_request::Message},
+};
+use tokio::sync::{oneshot, watch};
+
+use super::{Acquire, AcquireReply, Denied, Granted, Progress, ReleaseReply, Wait, outbox::Outbox};
+use crate::{
+    error::{ErrorKind, Fault},
+    guard::Released,
+    held::{Held, LossReason},
+    lease::Standing,
+    queue::Place,
+};
+
+/// The most requests of one session, held locks included; the server's limit too.
+const MAX_OPEN: usize = 10_000;
+
+/// The shortest wait that is sent: zero would make it a try.
+const SHORTEST_WAIT: Duration = Duration::from_millis(1);
+
+/// The open requests of one session.
+#[derive(Debug, Default)]
+pub(super) struct Requests {
+    open: HashMap<RequestId, Request>,
+    pub(super) outbox: Outbox,
+}
+
+#[derive(Debug)]
+struct Request {
+    phase: Phase,
+    /// When to ask again, after a failure that may pass.
+    again_at: Option<Instant>,
+    retry: Retry,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Waiting(Box<Acquire>, Sent),
+    Held(Arc<Held>, u64),
+    Releasing(Option<oneshot::Sender<ReleaseReply>>, Doubt),
+    Leaving,
+}
+
+/// Whether the server may know of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sent {
+    Maybe,
+    Never,
+}
+
+/// Whether an earlier attempt to release may have succeeded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Doubt {
+    None,
+    MayBeDone,
+}
+
+/// What a grant needs of the session.
+#[derive(Debug)]
+pub(super) struct Grantor<'a> {
+    pub(super) session: SessionId,
+    pub(super) standing: Standing,
+    pub(super) safe_until: &'a watch::Sender<Instant>,
+    pub(super) clock: &'a Clock,
+}
+
+impl Request {
+    fn new(phase: Phase) -> Self {
+        Self { phase, again_at: None, retry: Retry::new(Policy::default()) }
+    }
+}
+
+impl Requests {
+    pub(super) fn is_empty(&self) -> bool {
+        self.open.is_empty()
+    }
+
+    /// Whether a release or a cancel is still to be answered.
+    pub(super) fn is_leaving(&self) -> bool {
+        let leaving = |r: &Request| matches!(r.phase, Phase::Releasing(..) | Phase::Leaving);
+        self.open.values().any(leaving)
+    }
+
+    pub(super) fn acquire(&mut self, acquire: Acquire, now: Instant) {
+        if acquire.reply.is_closed() {
+            return;
+        }
+        if self.open.len() >= MAX_OPEN {
+            let message = "10000 locks and acquires are open in this session";
+            deny(acquire, Denied::Failed(Fault::new(ErrorKind::ResourceExhausted, message)));
+            return;
+        }
+        let id = acquire.id;
+        self.open.insert(id, Request::new(Phase::Waiting(Box::new(acquire), Sent::Never)));
+        self.ask(id, now);
+    }
+
+    pub(super) fn abandon(&mut self, id: RequestId) {
+        let Some(request) = self.open.get_mut(&id) else { return };
+        match &request.phase {
+            Phase::Waiting(_, Sent::Never) => {
+                self.open.remove(&id);
+            }
+            Phase::Waiting(_, Sent::Maybe) => {
+                *request = Request::new(Phase::Leaving);
+                self.outbox.cancel(id);
+            }
+            Phase::Held(..) => self.release(id, None),
+            Phase::Releasing(..) | Phase::Leaving => {}
+        }
+    }
+
+    pub(super) fn release(&mut self, id: RequestId, reply: Option<oneshot::Sender<ReleaseReply>>) {
+        match self.open.get_mut(&id) {
+            Some(request) if matches!(request.phase, Phase::Held(..)) => {
+                if let Phase::Held(held, _) = &request.phase {
+                    held.lose(LossReason::Released);
+                }
+                *request = Request::new(Phase::Releasing(reply, Doubt::None));
+                self.outbox.release(id);
+            }
+            // Lost in the meantime, and dealt with then.
+            Some(_) | None => answer(reply, Ok(Released::AlreadyLost)),
+        }
+    }
+
+    /// Asks the server once more, or for the first time.
+    fn ask(&mut self, id: RequestId, now: Instant) {
+        let Some(request) = self.open.get_mut(&id) else { return };
+        request.again_at = None;
+        match &mut request.phase {
+            Phase::Waiting(acquire, sent) => {
+                let message = Message::Acquire(wire(acquire, now));
+                if self.outbox.push(message) {
+                    *sent = Sent::Maybe;
+                    acquire.progress.send_modify(|progress| progress.trouble = None);
+                }
+            }
+            Phase::Held(..) => {}
+            Phase::Releasing(..) => {
+                self.outbox.release(id);
+            }
+            Phase::Leaving => {
+                self.outbox.cancel(id);
+            }
+        }
+    }
+
+    pub(super) fn ask_again(&mut self, now: Instant) {
+        let due = |r: &Request| r.again_at.is_some_and(|at| at <= now);
+        let ids: Vec<_> = self.open.iter().filter(|(_, r)| due(r)).map(|(id, _)| *id).collect();
+        for id in ids {
+            self.ask(id, now);
+        }
+    }
+
+    pub(super) fn next_ask(&self) -> Option<Instant> {
+        self.open.values().filter_map(|request| request.again_at).min()
+    }
+
+    pub(super) fn queued(&mut self, id: RequestId, holder: Option<v1::Entry>, ahead: u32) {
+        if let Some(Phase::Waiting(acquire, _)) = self.open.get(&id).map(|r| &r.phase) {
+            let place = Place::from_wire(holder, ahead);
+            acquire.progress.send_replace(Progress { place, trouble: None });
+        }
+    }
+
+    /// A grant arrived. It counts only for a request that waits, and while safe-until lies
+    /// ahead; else it is given back.
+    pub(super) fn granted(&mut self, id: RequestId, token: u64, grantor: &Grantor<'_>) {
+        let Some(request) = self.open.remove(&id) else {
+            return self.give_back(id);
+        };
+        let acquire = match request.phase {
+            Phase::Held(held, known) if known == token => {
+                let phase = Phase::Held(held, known);
+                self.open.insert(id, Request::new(phase));
+                return;
+            }
+            Phase::Held(held, _) => {
+                held.lose(LossReason::Missing);
+                return self.give_back(id);
+            }
+            Phase::Releasing(..) => {
+                self.open.insert(id, request);
+                return;
+            }
+            Phase::Leaving => return self.give_back(id),
+            Phase::Waiting(acquire, _) => acquire,
+        };
+        let Some(fencing) = FencingToken::new(token) else {
+            deny(*acquire, Denied::Failed(Fault::protocol("the server granted token zero")));
+            return self.give_back(id);
+        };
+        if grantor.standing == Standing::Expired {
+            deny(*acquire, Denied::Lost(LossReason::Expired));
+            return self.give_back(id);
+        }
+        let Acquire { cancel, reply, .. } = *acquire;
+        let safe_until = grantor.safe_until.subscribe();
+        let held = Arc::new(Held::new(grantor.clock.clone(), safe_until, cancel));
+        held.follow(grantor.standing);
+        let session = grantor.session;
+        let granted = Granted { token: fencing, session, held: Arc::clone(&held) };
+        if reply.send(Ok(granted)).is_err() {
+            return self.give_back(id);
+        }
+        self.open.insert(id, Request::new(Phase::Held(held, token)));
+    }
+
+    /// Releases what nobody wants.
+    fn give_back(&mut self, id: RequestId) {
+        self.open.insert(id, Request::new(Phase::Releasing(None, Doubt::None)));
+        self.outbox.release(id);
+    }
+
+    pub(super) fn refused(&mut self, id: RequestId, refusal: v1::Refusal) {
+        match self.open.remove(&id).map(|request| request.phase) {
+            Some(Phase::Waiting(acquire, _)) => {
+                let reason = refusal.reason();
+                let place = Place::from_wire(refusal.holder, refusal.ahead);
+                deny(*acquire, Denied::Refused(reason, place));
+            }
+            // An acquire that was sent again was refused: the entry of the first is gone.
+            Some(Phase::Held(held, _)) => held.lose(LossReason::Missing),
+            Some(Phase::Releasing(reply, _)) => answer(reply, Ok(Released::Unknown)),
+            Some(Phase::Leaving) | None => {}
+        }
+    }
+
+    pub(super) fn released(&mut self, id: RequestId, outcome: v1::ReleaseOutcome) {
+        match self.open.remove(&id) {
+            Some(Request { phase: Phase::Releasing(reply, doubt), .. }) => {
+                let released = match (outcome, doubt) {
+                    (v1::ReleaseOutcome::Released, _) => Released::Released,
+                    (v1::ReleaseOutcome::AlreadyLost, Doubt::None) => Released::AlreadyLost,
+                    (v1::ReleaseOutcome::AlreadyLost, Doubt::MayBeDone)
+                    | (v1::ReleaseOutcome::Unspecified, _) => Released::Unknown,
+                };
+                answer(reply, Ok(released));
+            }
+            Some(other) => {
+                self.open.insert(id, other);
+            }
+            None => {}
+        }
+    }
+
+    pub(super) fn failed(&mut self, id: RequestId, fault: Fault, now: Instant) {
+        let Some(mut request) = self.open.remove(&id) else { return };
+        if fault.is_transient() {
+            if let Phase::Waiting(acquire, _) = &request.phase {
+                let trouble = Some(fault.message.clone());
+                acquire.progress.send_modify(|progress| progress.trouble = trouble);
+            }
+            if let Phase::Releasing(_, doubt) = &mut request.phase
+                && fault.may_have_applied
+            {
+                *doubt = Doubt::MayBeDone;
+            }
+            let pause = request.retry.next_delay().unwrap_or_default();
+            request.again_at = Some(now + pause.max(fault.retry_after.unwrap_or_default()));
+            self.open.insert(id, request);
+            return;
+        }
+        match request.phase {
+            Phase::Waiting(acquire, _) => deny(*acquire, Denied::Failed(fault)),
+            Phase::Held(..) => {
+                self.open.insert(id, request);
+            }
+            Phase::Releasing(reply, _) => answer(reply, Err(fault)),
+            Phase::Leaving => {}
+        }
+    }
+
+    pub(super) fn lost(&mut self, id: RequestId, reason: LossReason) {
+        match self.open.remove(&id) {
+            Some(Request { phase: Phase::Held(held, _), .. }) => held.lose(reason),
+            Some(Request { phase: Phase::Releasing(reply, doubt), .. }) => {
+                let released = match doubt {
+                    Doubt::None => Released::AlreadyLost,
+                    Doubt::MayBeDone => Released::Unknown,
+                };
+                answer(reply, Ok(released));
+            }
+            Some(other) => {
+                self.open.insert(id, other);
+            }
+            None => {}
+        }
+    }
+
+    /// The lease stands differently. What it held when it expired is lost, and given back in
+    /// case the server sees it differently.
+    pub(super) fn follow(&mut self, standing: Standing) {
+        let mut expired = vec![];
+        for (id, request) in &mut self.open {
+            if let Phase::Held(held, _) = &request.phase {
+                held.follow(standing);
+                if standing == Standing::Expired {
+                    expired.push(*id);
+                }
+            }
+        }
+        for id in expired {
+            self.give_back(id);
+        }
+    }
+}
+
+fn wire(acquire: &Acquire, now: Instant) -> v1::Acquire {
+    let max_wait = match acquire.wait {
+        Wait::Not => Some(Duration::ZERO),
+        Wait::Until(at) => Some(at.saturating_duration_since(now).max(SHORTEST_WAIT)),
+        Wait::Forever => None,
+    };
+    // A wait too long for the wire is as good as for ever.
+    let max_wait = max_wait.and_then(|wait| wait.try_into().ok());
+    v1::Acquire { max_wait, ..acquire.message.clone() }
+}
+
+fn deny(acquire: Acquire, denied: Denied) {
+    let reply: AcquireReply = Err(denied);
+    // Whoever does not wait any more needs no answer.
+    drop(acquire.reply.send(reply));
+}
+
+fn answer(reply: Option<oneshot::Sender<ReleaseReply>>, answer: ReleaseReply) {
+    if let Some(reply) = reply {
+        // Whoever does not wait any more needs no answer.
+        drop(reply.send(answer));
+    }
+}

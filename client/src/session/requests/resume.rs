@@ -1,0 +1,107 @@
+//! What becomes of open requests when their stream breaks, is resumed, or their session ends.
+
+use std::collections::HashMap;
+
+use lockd_proto::{RequestId, clock::Instant, v1};
+
+use super::{Denied, Doubt, Phase, Request, Requests, Sent, answer, deny};
+use crate::{error::Fault, guard::Released, held::LossReason};
+
+impl Requests {
+    /// The stream is down. A release that was on its way may have arrived.
+    pub(in crate::session) fn link_lost(&mut self, trouble: &str) {
+        self.outbox.close();
+        for request in self.open.values_mut() {
+            match &mut request.phase {
+                Phase::Waiting(acquire, _) => {
+                    let trouble = Some(trouble.to_owned());
+                    acquire.progress.send_modify(|progress| progress.trouble = trouble);
+                }
+                Phase::Releasing(_, doubt) => *doubt = Doubt::MayBeDone,
+                Phase::Held(..) | Phase::Leaving => {}
+            }
+        }
+    }
+
+    /// The session goes on with these entries. What was held and is not among them is lost;
+    /// what is among them and not wanted is given back; what is open is asked for again.
+    pub(in crate::session) fn resumed(&mut self, entries: &[v1::AttachedEntry], now: Instant) {
+        self.outbox.open();
+        let entries: HashMap<RequestId, &v1::AttachedEntry> = entries
+            .iter()
+            .filter_map(|e| Some((RequestId::try_from(e.request_id.as_slice()).ok()?, e)))
+            .collect();
+        self.open.retain(|id, request| {
+            let Phase::Held(held, token) = &request.phase else { return true };
+            let still = entries.get(id).is_some_and(|e| e.granted && e.token == *token);
+            if !still {
+                held.lose(LossReason::Missing);
+            }
+            still
+        });
+        for id in entries.keys() {
+            // A cancel takes an entry out whether it waits or was granted by now.
+            self.open.entry(*id).or_insert_with(|| Request::new(Phase::Leaving));
+        }
+        self.ask_all(now);
+    }
+
+    /// A new session has begun: what waits is asked for again.
+    pub(in crate::session) fn opened(&mut self, now: Instant) {
+        self.outbox.open();
+        self.ask_all(now);
+    }
+
+    fn ask_all(&mut self, now: Instant) {
+        let ids: Vec<_> = self.open.keys().copied().collect();
+        for id in ids {
+            self.ask(id, now);
+        }
+    }
+
+    /// The session is over, and with it all that it held. What waits is kept for the next
+    /// session.
+    pub(in crate::session) fn session_gone(&mut self, reason: &LossReason) {
+        let open = std::mem::take(&mut self.open);
+        for (id, mut request) in open {
+            match request.phase {
+                Phase::Waiting(acquire, _) => {
+                    request.phase = Phase::Waiting(acquire, Sent::Never);
+                    self.open.insert(id, request);
+                }
+                Phase::Held(held, _) => held.lose(reason.clone()),
+                Phase::Releasing(reply, Doubt::None) => answer(reply, Ok(Released::AlreadyLost)),
+                Phase::Releasing(reply, Doubt::MayBeDone) => answer(reply, Ok(Released::Unknown)),
+                Phase::Leaving => {}
+            }
+        }
+    }
+
+    /// No session can be had: what waits fails.
+    pub(in crate::session) fn fail_waiting(&mut self, fault: &Fault) {
+        self.deny_waiting(|| Denied::Failed(fault.clone()));
+    }
+
+    /// The session is about to be closed by its client, which releases all that it holds.
+    pub(in crate::session) fn closing(&mut self) {
+        self.deny_waiting(|| Denied::Closed);
+        for request in self.open.values() {
+            if let Phase::Held(held, _) = &request.phase {
+                held.lose(LossReason::SessionClosed);
+            }
+        }
+        self.open.retain(|_, request| !matches!(request.phase, Phase::Held(..)));
+    }
+
+    fn deny_waiting(&mut self, denied: impl Fn() -> Denied) {
+        let open = std::mem::take(&mut self.open);
+        for (id, request) in open {
+            match request.phase {
+                Phase::Waiting(acquire, _) => deny(*acquire, denied()),
+                Phase::Held(..) | Phase::Releasing(..) | Phase::Leaving => {
+                    self.open.insert(id, request);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+# Prints the name of an etcd image that this machine has, and gets one first if it has none: the image
+# that LOCKD_TEST_ETCD_IMAGE names, else the official one, else one built here from Debian packages.
+#
+#   LOCKD_TEST_ETCD_IMAGE    the image to use (default gcr.io/etcd-development/etcd:v3.5.30)
+#   LOCKD_TEST_PULL_SECONDS  how long the registry may take to answer (default 10)
+#   LOCKD_DEBIAN_MIRROR      where packages come from (default http://deb.debian.org/debian)
+set -euo pipefail
+
+version=3.5.30
+wanted=${LOCKD_TEST_ETCD_IMAGE:-gcr.io/etcd-development/etcd:v$version}
+built=lockd-test-etcd:$version
+base=lockd-test-base:bookworm
+here=$(cd "$(dirname "$0")" && pwd)
+
+has() { docker image inspect "$1" >/dev/null 2>&1; }
+
+# A registry that does not answer at once is one that cannot be reached. One that answers may take as
+# long as the download takes, so only the manifest request is under the short limit.
+pulls() {
+    timeout "${LOCKD_TEST_PULL_SECONDS:-10}" docker manifest inspect "$1" >/dev/null 2>&1 &&
+        docker pull -q "$1" >&2
+}
+
+build() {
+    "$here/base.sh" "$base" &&
+        docker build -q --network host -t "$built" \
+            --build-arg BASE="$base" \
+            --build-arg ETCD_VERSION="$version" \
+            --build-arg MIRROR="${LOCKD_DEBIAN_MIRROR:-http://deb.debian.org/debian}" \
+            --build-arg http_proxy --build-arg https_proxy --build-arg no_proxy \
+            "$here/etcd"
+}
+
+if ! docker info >/dev/null 2>&1; then
+    echo "the tests need a Docker engine that answers: install docker.io, start it, and see 'docker info'" >&2
+    exit 1
+fi
+
+if has "$wanted"; then
+    echo "$wanted"
+elif has "$built" && [ -z "${LOCKD_TEST_ETCD_IMAGE:-}" ]; then
+    echo "$built"
+elif pulls "$wanted"; then
+    echo "$wanted"
+else
+    echo "cannot pull $wanted; using $built, made from Debian packages" >&2
+    # One build at a time on a machine: the second finds what the first has built.
+    exec 9>"${TMPDIR:-/tmp}/lockd-test-images.lock"
+    flock 9
+    has "$built" || build >&2
+    echo "$built"
+fi

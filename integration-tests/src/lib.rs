@@ -1,0 +1,24 @@
+//! The tests' harness: real etcd in containers, the real `lockd` binary as a child, and the faults
+//! between them. It knows nothing of what lockd promises; the tests in `tests/` do.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    clippy::disallowed_methods,
+    reason = "test harness: what cannot be set up ends the test, with the reason"
+)]
+
+pub mod cluster;
+pub mod daemon;
+mod docker;
+pub mod etcd;
+pub mod eventually;
+pub mod proxy;
+
+pub use cluster::EtcdCluster;
+pub use daemon::{Daemon, StoreKind};
+pub use etcd::{Etcd, unique_prefix};
+pub use eventually::eventually;
+pub use proxy::{Mode, Proxy};

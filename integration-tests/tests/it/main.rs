@@ -1,0 +1,23 @@
+//! Promises of lockd, one file each, kept against real daemons and real etcd.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    reason = "what cannot be set up ends the test; figures are printed"
+)]
+
+mod bad_input;
+mod cli;
+mod drain;
+mod fencing;
+mod handoff;
+mod introspection;
+mod loss;
+mod resume;
+mod store;
+mod store_outage;
+mod watching;
+mod world;

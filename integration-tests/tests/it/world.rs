@@ -1,0 +1,209 @@
+//! Where a test takes place: daemons of its own, on either store.
+
+use std::time::Duration;
+
+use integration_tests::{Daemon, Etcd, StoreKind, eventually, unique_prefix};
+use lockd_client::{Client, Context, Guard, LockInfo};
+use lockd_proto::v1::{
+    self, lock_service_client::LockServiceClient, session_service_client::SessionServiceClient,
+};
+use tonic::transport::Channel;
+
+/// Long enough for anything that is not waiting for a lease.
+pub(crate) const SOON: Duration = Duration::from_secs(10);
+
+/// The shortest TTL that both stores support.
+pub(crate) const TTL: Duration = Duration::from_secs(2);
+
+/// One or two daemons on one store.
+pub(crate) struct World {
+    pub(crate) daemons: Vec<Daemon>,
+    /// Kept for as long as the daemon uses it.
+    dir: Option<tempfile::TempDir>,
+}
+
+/// Writes one test of both stores: `both_stores!(name)` runs `async fn name(world: World)`.
+macro_rules! both_stores {
+    ($($name:ident),+ $(,)?) => {
+        $(mod $name {
+            #[tokio::test]
+            async fn embedded() {
+                super::$name($crate::world::World::embedded().await).await;
+            }
+
+            #[tokio::test]
+            async fn etcd() {
+                super::$name($crate::world::World::etcd().await).await;
+            }
+        })+
+    };
+}
+pub(crate) use both_stores;
+
+impl World {
+    /// One daemon on a folder of its own.
+    pub(crate) async fn embedded() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let store = StoreKind::Embedded { dir: dir.path().join("data") };
+        let daemon = Daemon::builder().store(store).start().await;
+        Self { daemons: vec![daemon], dir: Some(dir) }
+    }
+
+    /// Two replicas in front of one etcd.
+    pub(crate) async fn etcd() -> Self {
+        let etcd = Etcd::shared().await;
+        let prefix = unique_prefix();
+        let mut daemons = Vec::new();
+        for _ in 0..2 {
+            let (endpoints, prefix) = (etcd.endpoints(), prefix.clone());
+            let store = StoreKind::Etcd { endpoints, prefix };
+            let daemon = Daemon::builder().store(store).start().await;
+            ready(&daemon).await;
+            daemons.push(daemon);
+        }
+        Self { daemons, dir: None }
+    }
+
+    pub(crate) fn first(&mut self) -> &mut Daemon {
+        self.daemons.first_mut().unwrap()
+    }
+
+    /// Kills the first daemon without warning and starts it again at the same address.
+    pub(crate) async fn kill_and_restart_first(&mut self) {
+        self.first().kill9().await;
+        self.first().restart().await;
+        ready(self.first()).await;
+    }
+
+    /// The folder of the embedded store.
+    pub(crate) fn data_dir(&self) -> std::path::PathBuf {
+        self.dir.as_ref().unwrap().path().join("data")
+    }
+
+    fn addrs(&self) -> String {
+        self.daemons.iter().map(Daemon::url).collect::<Vec<_>>().join(",")
+    }
+
+    /// A client that knows all replicas, as a service would be configured.
+    pub(crate) async fn client(&self) -> Client {
+        client_of(&self.addrs(), TTL).await
+    }
+
+    /// A client whose leases outlast a restart.
+    pub(crate) async fn patient_client(&self) -> Client {
+        client_of(&self.addrs(), Duration::from_secs(10)).await
+    }
+
+    /// A client that prefers the last replica, which is another one where there are two.
+    pub(crate) async fn other_client(&self) -> Client {
+        let mut addrs: Vec<_> = self.daemons.iter().map(Daemon::url).collect();
+        addrs.reverse();
+        client_of(&addrs.join(","), TTL).await
+    }
+
+    /// The raw API of the first replica.
+    pub(crate) async fn raw(&self) -> Raw {
+        Raw::connect(&self.daemons.first().unwrap().url()).await
+    }
+}
+
+pub(crate) async fn client_of(addrs: &str, ttl: Duration) -> Client {
+    Client::builder().addrs(addrs).ttl(ttl).name("test").connect().await.unwrap()
+}
+
+pub(crate) fn soon() -> Context {
+    Context::background().with_timeout(SOON)
+}
+
+/// Waits until a daemon has heard from its store.
+pub(crate) async fn ready(daemon: &Daemon) {
+    let ready = async || http_status(daemon, "/readyz?verbose").await == Some(200);
+    eventually("the daemon is ready", SOON, ready).await;
+}
+
+/// The status of a plain HTTP request: too little to need a library.
+pub(crate) async fn http_status(daemon: &Daemon, path: &str) -> Option<u16> {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let mut stream = tokio::net::TcpStream::connect(daemon.http_addr()).await.ok()?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: lockd\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.ok()?;
+    answer.split(' ').nth(1)?.parse().ok()
+}
+
+/// Waits until a lock has this many waiters.
+pub(crate) async fn waiters(client: &Client, lock: &str, count: usize) -> LockInfo {
+    eventually(&format!("{count} wait for {lock}"), SOON, async || {
+        let found = client.get(lock).await.ok()??;
+        (found.waiters.len() == count).then_some(found)
+    })
+    .await
+}
+
+/// Waits until nobody holds a lock or waits for it.
+pub(crate) async fn free(client: &Client, lock: &str) {
+    eventually(&format!("{lock} is free"), SOON, async || {
+        matches!(client.get(lock).await, Ok(None))
+    })
+    .await;
+}
+
+/// Acquires in a task of its own.
+pub(crate) fn acquire_later(client: &Client, lock: &str) -> tokio::task::JoinHandle<Guard> {
+    let lock = client.lock(lock);
+    tokio::spawn(async move { lock.acquire(&soon()).await.unwrap() })
+}
+
+/// The unary API, as a client in any language has it.
+pub(crate) struct Raw {
+    pub(crate) sessions: SessionServiceClient<Channel>,
+    pub(crate) locks: LockServiceClient<Channel>,
+}
+
+impl Raw {
+    pub(crate) async fn connect(url: &str) -> Self {
+        let channel = Channel::from_shared(url.to_owned()).unwrap().connect().await.unwrap();
+        Self {
+            sessions: SessionServiceClient::new(channel.clone()),
+            locks: LockServiceClient::new(channel),
+        }
+    }
+
+    pub(crate) async fn open(&mut self, ttl: Duration) -> v1::SessionCredential {
+        let ttl = Some(ttl.try_into().unwrap());
+        let request = v1::OpenSessionRequest { ttl, client: None };
+        self.sessions.open_session(request).await.unwrap().into_inner().session.unwrap()
+    }
+
+    pub(crate) async fn acquire(
+        &mut self,
+        session: &v1::SessionCredential,
+        acquire: v1::Acquire,
+    ) -> Result<v1::AcquireResponse, tonic::Status> {
+        let request = v1::AcquireRequest { session: Some(session.clone()), acquire: Some(acquire) };
+        self.locks.acquire(request).await.map(tonic::Response::into_inner)
+    }
+}
+
+/// An acquire of this lock that waits for ever.
+pub(crate) fn acquire_of(name: &str, request: u8) -> v1::Acquire {
+    v1::Acquire { request_id: vec![request; 16], name: name.to_owned(), ..v1::Acquire::default() }
+}
+
+/// The token of a grant.
+pub(crate) fn token(response: v1::AcquireResponse) -> u64 {
+    match response.outcome {
+        Some(v1::acquire_response::Outcome::Grant(grant)) => grant.token,
+        other => panic!("granted, not {other:?}"),
+    }
+}
+
+/// The stable reason of a failed call.
+pub(crate) fn reason(status: &tonic::Status) -> String {
+    use tonic_types::StatusExt as _;
+    let info = status.get_error_details().error_info().cloned();
+    let info = info.unwrap_or_else(|| panic!("an ErrorInfo in {status:?}"));
+    assert_eq!(info.domain, "lockd");
+    info.reason
+}

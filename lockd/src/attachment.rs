@@ -1,0 +1,339 @@
+//! A session's stream: one task that carries what the client asks to the store, and what the
+//! store and the view say back to the client.
+//!
+//! The task outlives a broken stream. Until the session is resumed elsewhere, or its client
+//! has been silent for longer than its lease, it keeps the limits on waiting; then it ends
+//! the session, so that a failover need not wait for a store that starts leases anew.
+
+mod attach;
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use futures::{FutureExt, Stream, StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use lockd_proto::{RequestId, Ttl, clock::Instant};
+use tokio::sync::mpsc;
+use tokio_util::time::{DelayQueue, delay_queue};
+
+use crate::{
+    engine::Engine,
+    error::Error,
+    requests::{Acquire, Action, Reply, Requests},
+    sessions::{Proven, Secret},
+    store::{Op, Outcome, StoreError},
+    view::{Entry, SessionEvent, SessionEvents},
+};
+
+/// Answers that wait for a client to read them.
+const OUTPUTS: usize = 1024;
+
+/// How long a client may leave its answers unread before its stream is cut off.
+const SLOW_CONSUMER: Duration = Duration::from_secs(5);
+
+/// What a client sends on its stream.
+#[derive(Debug)]
+pub enum Input {
+    /// Renew the lease.
+    KeepAlive {
+        /// Given back in the acknowledgement.
+        sequence: u64,
+    },
+    /// Acquire a lock.
+    Acquire(Acquire),
+    /// Leave a queue, or give back an unwanted grant.
+    Cancel(RequestId),
+    /// Release a lock.
+    Release(RequestId),
+    /// A request that is malformed.
+    Malformed(RequestId, Error),
+    /// End the session.
+    Close,
+}
+
+/// What a client is sent on its stream.
+#[derive(Debug)]
+pub enum Output {
+    /// The stream is attached.
+    Attached(Attached),
+    /// The lease was renewed.
+    KeepAliveAck {
+        /// The keepalive's.
+        sequence: u64,
+        /// The TTL, from when the keepalive was sent.
+        ttl: Ttl,
+    },
+    /// Something about a request.
+    Request(RequestId, Reply),
+    /// The session has ended. The last message.
+    Ended(End),
+    /// Resume elsewhere.
+    GoAway(Error),
+}
+
+/// The first answer on a stream.
+#[derive(Debug)]
+pub struct Attached {
+    /// The session.
+    pub session: Proven,
+    /// Its secret, if it was just opened.
+    pub secret: Option<Secret>,
+    /// Names the replica.
+    pub replica: Arc<str>,
+    /// Its entries, each with whether it holds its lock.
+    pub entries: Vec<(Arc<Entry>, bool)>,
+}
+
+/// Why a session has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// Its lease ran out.
+    Expired,
+    /// Its client closed it.
+    Closed,
+}
+
+/// The server's end of a session's stream.
+#[derive(Debug)]
+pub struct Attachment {
+    engine: Engine,
+    session: Proven,
+    requests: Requests,
+    outputs: mpsc::Sender<Output>,
+    events: SessionEvents,
+    writes: FuturesUnordered<BoxFuture<'static, (RequestId, Result<Outcome, StoreError>)>>,
+    renewals: FuturesUnordered<BoxFuture<'static, (u64, Result<(), Error>)>>,
+    deadlines: DelayQueue<RequestId>,
+    deadline_of: HashMap<RequestId, delay_queue::Key>,
+    heard: Instant,
+}
+
+/// Whether the stream's task goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Next {
+    GoOn,
+    /// The client is gone, its session is not.
+    Detach,
+    Stop,
+}
+
+impl Attachment {
+    /// Serves the stream until the session has ended or is attached elsewhere, or, after the
+    /// replica has begun to drain, until the client has gone.
+    pub async fn run(mut self, inputs: impl Stream<Item = Result<Input, Error>> + Send) {
+        let mut inputs = std::pin::pin!(inputs.fuse());
+        let mut connected = true;
+        let mut told_to_go = false;
+        let drain = self.engine.drain.clone();
+        let end = self.engine.end.clone();
+        let _counted = self.engine.attached.enter();
+        loop {
+            let silence = self.silent_for();
+            // Every arm is cancel safe: streams' next, a channel's recv, timers.
+            let next = tokio::select! {
+                input = inputs.next(), if connected => self.input(input).await,
+                Some((id, outcome)) = self.writes.next() => self.written(id, outcome).await,
+                Some((sequence, renewed)) = self.renewals.next() => self.renewed(sequence, renewed).await,
+                event = self.events.recv() => self.event(event).await,
+                Some(expired) = self.deadlines.next() => self.deadline(expired.into_inner()).await,
+                () = tokio::time::sleep(silence) => self.silence().await,
+                () = end.cancelled() => return,
+                () = drain.cancelled(), if !told_to_go => {
+                    told_to_go = true;
+                    self.send(Output::GoAway(Error::Draining)).await
+                }
+            };
+            match next {
+                Next::GoOn => {}
+                Next::Detach => {
+                    connected = false;
+                    self.hang_up();
+                }
+                Next::Stop => return,
+            }
+            if told_to_go && self.is_settled() {
+                return;
+            }
+        }
+    }
+
+    /// Whether nothing is on its way to the store.
+    fn is_settled(&self) -> bool {
+        self.writes.is_empty() && self.renewals.is_empty()
+    }
+
+    async fn input(&mut self, input: Option<Result<Input, Error>>) -> Next {
+        let input = match input {
+            None => return Next::Detach,
+            Some(Err(error)) => {
+                self.send(Output::GoAway(error)).await;
+                return Next::Detach;
+            }
+            Some(Ok(input)) => input,
+        };
+        let actions = match input {
+            Input::KeepAlive { sequence } => {
+                self.renew(sequence);
+                return Next::GoOn;
+            }
+            Input::Close => return self.close().await,
+            Input::Malformed(id, error) => vec![Action::Tell(id, Reply::Failed(error))],
+            Input::Acquire(acquire) => self.acquire(acquire),
+            Input::Cancel(id) => self.requests.cancel(id),
+            Input::Release(id) => self.requests.release(id),
+        };
+        self.act(actions).await
+    }
+
+    fn acquire(&mut self, acquire: Acquire) -> Vec<Action> {
+        let id = acquire.request;
+        if let Some(error) = self.engine.not_ready() {
+            return vec![Action::Tell(id, Reply::Failed(error))];
+        }
+        if let Some(wait) = acquire.max_wait.filter(|wait| !wait.is_zero()) {
+            let key = self.deadlines.insert(id, wait);
+            self.forget_deadline(id);
+            self.deadline_of.insert(id, key);
+        }
+        self.requests.acquire(acquire)
+    }
+
+    fn renew(&mut self, sequence: u64) {
+        self.heard = self.engine.clock.now();
+        let (sessions, id, lease) =
+            (self.engine.sessions.clone(), self.session.id, self.session.lease);
+        let renewal = async move { (sequence, sessions.keep_alive(id, lease).await) };
+        self.renewals.push(renewal.boxed());
+    }
+
+    async fn renewed(&mut self, sequence: u64, renewed: Result<(), Error>) -> Next {
+        match renewed {
+            Ok(()) => {
+                let ttl = self.session.ttl();
+                self.send(Output::KeepAliveAck { sequence, ttl }).await
+            }
+            Err(Error::SessionNotFound(_)) => self.end(End::Expired).await,
+            Err(error) => {
+                // The client hears nothing, counts on, and asks again in time.
+                tracing::warn!(session = %self.session.id, %error, "a keepalive was not applied");
+                Next::GoOn
+            }
+        }
+    }
+
+    async fn written(&mut self, id: RequestId, outcome: Result<Outcome, StoreError>) -> Next {
+        let actions = self.requests.written(id, outcome, &self.engine.view);
+        self.act(actions).await
+    }
+
+    async fn deadline(&mut self, id: RequestId) -> Next {
+        self.deadline_of.remove(&id);
+        let actions = self.requests.wait_expired(id, &self.engine.view);
+        self.act(actions).await
+    }
+
+    async fn event(&mut self, event: Option<SessionEvent>) -> Next {
+        let actions = match event {
+            Some(SessionEvent::Granted { request, token, lock }) => {
+                self.requests.granted_in_view(request, &lock, token)
+            }
+            Some(SessionEvent::Removed { request, token, cause, .. }) => {
+                self.requests.removed_in_view(request, token, cause)
+            }
+            Some(SessionEvent::Attached(at)) if at > self.session.modified => {
+                self.send(Output::GoAway(Error::Superseded)).await;
+                return Next::Stop;
+            }
+            Some(SessionEvent::Attached(_)) => vec![],
+            Some(SessionEvent::Ended) => return self.end(End::Expired).await,
+            None => {
+                self.send(Output::GoAway(Error::SlowConsumer)).await;
+                return Next::Stop;
+            }
+        };
+        self.act(actions).await
+    }
+
+    async fn act(&mut self, actions: Vec<Action>) -> Next {
+        let mut next = Next::GoOn;
+        for action in actions {
+            match action {
+                Action::Submit(id, op) => self.submit(id, op),
+                Action::Tell(id, reply) => {
+                    if !matches!(reply, Reply::Queued { .. }) {
+                        self.forget_deadline(id);
+                    }
+                    next = self.send(Output::Request(id, reply)).await;
+                }
+            }
+        }
+        next
+    }
+
+    fn submit(&mut self, id: RequestId, op: Op) {
+        let engine = self.engine.clone();
+        self.writes.push(async move { (id, engine.write(op).await) }.boxed());
+    }
+
+    fn forget_deadline(&mut self, id: RequestId) {
+        if let Some(key) = self.deadline_of.remove(&id) {
+            self.deadlines.remove(&key);
+        }
+    }
+
+    async fn send(&mut self, output: Output) -> Next {
+        match self.outputs.send_timeout(output, SLOW_CONSUMER).await {
+            Ok(()) => Next::GoOn,
+            Err(_) => {
+                // Later answers of the same step must not wait for this client again.
+                self.hang_up();
+                Next::Detach
+            }
+        }
+    }
+
+    /// Ends the stream: whatever is sent from now on goes nowhere, at once.
+    fn hang_up(&mut self) {
+        (self.outputs, _) = mpsc::channel(1);
+    }
+
+    async fn close(&mut self) -> Next {
+        match self.engine.sessions.close(self.session.lease).await {
+            Ok(()) => self.end(End::Closed).await,
+            Err(error) => {
+                tracing::warn!(session = %self.session.id, %error, "the session will end with its lease");
+                Next::Detach
+            }
+        }
+    }
+
+    async fn end(&mut self, why: End) -> Next {
+        self.send(Output::Ended(why)).await;
+        Next::Stop
+    }
+
+    /// How much longer the client may be silent: its lease, and the margin by which the
+    /// client stops believing in it.
+    fn silent_for(&self) -> Duration {
+        let ttl = self.session.ttl().get();
+        let allowed = ttl + lockd_proto::safety_margin(ttl);
+        let silent = self.engine.clock.now().saturating_duration_since(self.heard);
+        allowed.saturating_sub(silent)
+    }
+
+    async fn silence(&mut self) -> Next {
+        if !self.silent_for().is_zero() {
+            return Next::GoOn;
+        }
+        let Proven { id, lease, modified, .. } = self.session;
+        match self.engine.sessions.end_silent(id, lease, modified).await {
+            Ok(true) => {
+                tracing::info!(session = %id, "ended a session whose client has fallen silent");
+                self.end(End::Expired).await
+            }
+            Ok(false) => Next::Stop,
+            Err(error) => {
+                tracing::warn!(session = %id, %error, "a silent session will end with its lease");
+                Next::Stop
+            }
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! How a stream begins: with a new session, or with one that was open before.
+
+use std::{collections::HashMap, time::Duration};
+
+use futures::stream::FuturesUnordered;
+use lockd_proto::v1::ClientInfo;
+use tokio::sync::mpsc;
+use tokio_util::time::DelayQueue;
+
+use super::{Attached, Attachment, OUTPUTS, Output};
+use crate::{
+    engine::Engine,
+    error::Error,
+    requests::{Owner, Requests, Standing},
+    sessions::{Credential, Stream},
+};
+
+/// Events of a session that wait for its stream's task. More than all open requests can have
+/// at once, so that only a task that is held up by its client can fall behind.
+const EVENTS: usize = 2 * crate::requests::MAX_OPEN;
+
+impl Attachment {
+    /// Opens a session on a new stream.
+    ///
+    /// # Errors
+    /// As [`Sessions::open`](crate::sessions::Sessions::open).
+    pub async fn open(
+        engine: Engine,
+        ttl: Option<Duration>,
+        client: ClientInfo,
+    ) -> Result<(Self, mpsc::Receiver<Output>), Error> {
+        let opened = engine.sessions.open(ttl, client, Stream::Here).await?;
+        let attached = Attached {
+            session: opened.session,
+            secret: Some(opened.secret),
+            replica: engine.sessions.replica(),
+            entries: vec![],
+        };
+        Ok(Self::begin(engine, attached).await)
+    }
+
+    /// Goes on with a session on a new stream: takes it over from whichever stream it had,
+    /// renews its lease, and finds all entries that were ever acknowledged.
+    ///
+    /// # Errors
+    /// The session is gone, the secret wrong, or the store unavailable.
+    pub async fn resume(
+        engine: Engine,
+        credential: &Credential,
+    ) -> Result<(Self, mpsc::Receiver<Output>), Error> {
+        let proven = engine.sessions.prove(credential).await?;
+        engine.sessions.keep_alive(proven.id, proven.lease).await?;
+        let session = engine.sessions.attach(&proven, Stream::Here).await?;
+        // Whatever was acknowledged on an earlier stream was written before this revision.
+        engine.catch_up(session.modified).await?;
+        let replica = engine.sessions.replica();
+        let attached = Attached { session, secret: None, entries: vec![], replica };
+        let view = engine.view.clone();
+        let begun = Self::begin(engine, attached).await;
+        // What happened before the subscription was not heard of.
+        match view.session(begun.0.session.id) {
+            None => Err(Error::SessionNotFound(credential.session)),
+            Some(now) if now.modified > begun.0.session.modified => Err(Error::Superseded),
+            Some(_) => Ok(begun),
+        }
+    }
+
+    async fn begin(engine: Engine, mut attached: Attached) -> (Self, mpsc::Receiver<Output>) {
+        let session = attached.session.clone();
+        // First the events, then the entries: what changes in between is heard of twice.
+        let events = engine.view.subscribe(session.id, EVENTS);
+        let mut requests = Requests::new(Owner { session: session.id, lease: session.lease });
+        attached.entries = engine.view.entries_of(session.id);
+        for (entry, held) in &attached.entries {
+            requests.adopt(entry, if *held { Standing::Held } else { Standing::Waiting });
+        }
+        let (outputs, receiver) = mpsc::channel(OUTPUTS);
+        // The channel is new and empty, so this does not wait.
+        drop(outputs.send(Output::Attached(attached)).await);
+        let heard = engine.clock.now();
+        let attachment = Self {
+            engine,
+            session,
+            requests,
+            outputs,
+            events,
+            writes: FuturesUnordered::new(),
+            renewals: FuturesUnordered::new(),
+            deadlines: DelayQueue::new(),
+            deadline_of: HashMap::new(),
+            heard,
+        };
+        (attachment, receiver)
+    }
+}

@@ -1,0 +1,98 @@
+//! What goes together, what waits, and what becomes of a failed commit.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use lockd_proto::TtlRange;
+
+use super::plan::{Kinds, Pending, Write};
+use crate::store::{Delete, Enqueue, Guard, Join, Key, LeaseId, Op, Profile};
+
+struct Named(&'static str, Op);
+
+impl Write for Named {
+    fn op(&self) -> &Op {
+        &self.1
+    }
+}
+
+fn enqueue(name: &'static str, queue: &'static str) -> Named {
+    let op = Enqueue {
+        key: Key::new(format!("{queue}/{name}")),
+        value: Bytes::new(),
+        queue: Key::new(queue),
+        session: Key::new("s"),
+        lease: LeaseId(1),
+        join: Join::Always,
+    };
+    Named(name, Op::Enqueue(op))
+}
+
+fn delete(name: &'static str, key: &'static str) -> Named {
+    let op = Delete { key: Key::new(key), guard: Guard::Exists, note: None };
+    Named(name, Op::Delete(op))
+}
+
+fn profile(max_ops: usize, revision_per_op: bool) -> Profile {
+    let ttl = TtlRange { min: Duration::ZERO, max: Duration::MAX };
+    Profile { name: "test", ttl, max_ops, max_in_flight: 1, revision_per_op }
+}
+
+fn batches(writes: impl IntoIterator<Item = Named>, profile: &Profile) -> Vec<Vec<&'static str>> {
+    let mut pending = Pending::default();
+    writes.into_iter().for_each(|write| pending.push(write));
+    let next = || {
+        let batch = pending.next_batch(profile, Kinds::All);
+        pending.settled(&batch);
+        Some(batch).filter(|batch| !batch.is_empty())
+    };
+    let names = |batch: Vec<Named>| batch.into_iter().map(|write| write.0).collect();
+    std::iter::from_fn(next).map(names).collect()
+}
+
+#[test]
+fn writes_leave_together_up_to_the_limit() {
+    let writes = [enqueue("a", "x"), enqueue("b", "y"), delete("c", "z")];
+    assert_eq!(batches(writes, &profile(2, false)), [vec!["a", "b"], vec!["c"]]);
+}
+
+#[test]
+fn entries_of_one_queue_never_share_a_revision() {
+    let writes = || [enqueue("a", "x"), enqueue("b", "x"), enqueue("c", "y"), enqueue("d", "x")];
+    let shared = batches(writes(), &profile(9, false));
+    assert_eq!(shared, [vec!["a", "c"], vec!["b"], vec!["d"]]);
+    let apart = batches(writes(), &profile(9, true));
+    assert_eq!(apart, [vec!["a", "b", "c", "d"]]);
+}
+
+#[test]
+fn writes_of_one_key_keep_their_order() {
+    let writes = [delete("a", "k"), delete("b", "k"), delete("c", "l")];
+    assert_eq!(batches(writes, &profile(9, true)), [vec!["a", "c"], vec!["b"]]);
+}
+
+fn names(batch: &[Named]) -> Vec<&'static str> {
+    batch.iter().map(|write| write.0).collect()
+}
+
+#[test]
+fn a_write_waits_for_the_one_before_it_of_the_same_key() {
+    let profile = profile(9, false);
+    let mut pending = Pending::default();
+    pending.push(enqueue("acquire", "x"));
+    let under_way = pending.next_batch(&profile, Kinds::All);
+    pending.push(delete("cancel", "x/acquire"));
+    assert!(pending.next_batch(&profile, Kinds::All).is_empty());
+    pending.settled(&under_way);
+    assert_eq!(names(&pending.next_batch(&profile, Kinds::All)), ["cancel"]);
+}
+
+#[test]
+fn on_a_full_store_deletes_go_alone() {
+    let profile = profile(9, false);
+    let mut pending = Pending::default();
+    pending.push(enqueue("acquire", "x"));
+    pending.push(delete("release", "y"));
+    assert_eq!(names(&pending.next_batch(&profile, Kinds::Deletes)), ["release"]);
+    assert_eq!(names(&pending.next_batch(&profile, Kinds::All)), ["acquire"]);
+}

@@ -1,0 +1,125 @@
+//! The command line: one file a command, each with its flags, its help and its `run`.
+
+mod completion;
+mod config;
+mod connect;
+mod dev;
+mod exit;
+mod force_release;
+mod get;
+mod lock;
+mod ls;
+mod output;
+mod render;
+mod serve;
+mod status;
+mod watch;
+
+use std::{ffi::OsString, process::ExitCode};
+
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+pub use exit::Exit;
+
+use self::{connect::Target, exit::Failure, output::Format};
+
+/// Distributed locks that expire with their holder, in FIFO order, with fencing tokens.
+#[derive(Debug, Parser)]
+#[command(name = "lockd", version, propagate_version = true, arg_required_else_help = true)]
+#[command(after_help = "\
+Try it:
+  lockd dev                                            a daemon that forgets all when it stops
+  lockd lock demo -- sh -c 'echo $LOCKD_FENCING_TOKEN'   run a command while holding a lock
+  lockd get demo                                       who holds it, and who waits")]
+struct Cli {
+    #[command(flatten)]
+    target: Target,
+
+    /// How to print: a table on a terminal, else JSON
+    #[arg(short, long, global = true, value_name = "FORMAT")]
+    output: Option<Format>,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a command while holding a lock
+    Lock(Box<lock::Args>),
+    /// List the locks that are held
+    Ls(ls::Args),
+    /// Show one lock: its holder, and who waits
+    Get(get::Args),
+    /// Follow the locks under a prefix as they change
+    Watch(watch::Args),
+    /// Take a lock away from its holder
+    ForceRelease(force_release::Args),
+    /// Show how a daemon is doing
+    Status(status::Args),
+    /// Run the daemon
+    Serve(Box<serve::Args>),
+    /// Run a daemon in memory, for a first try
+    Dev(dev::Args),
+    /// Show the daemon's configuration, and where each value comes from
+    Config(Box<config::Args>),
+    /// Print a completion script for a shell
+    Completion(completion::Args),
+}
+
+/// What every command is given.
+#[derive(Debug)]
+struct Globals {
+    target: Target,
+    output: Option<Format>,
+}
+
+fn parser() -> clap::Command {
+    lock::with_exit_codes(Cli::command())
+}
+
+/// Parses the arguments, runs the command, and says how it ended.
+#[must_use]
+pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let parsed = parser().try_get_matches_from(args);
+    let cli = match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help goes to stdout, errors to stderr; there is nobody to tell if that fails.
+            drop(error.print());
+            let exit = if error.use_stderr() { Exit::Usage } else { Exit::Success };
+            return exit.into();
+        }
+    };
+    let globals = Globals { target: cli.target, output: cli.output };
+    match run(cli.command, &globals) {
+        Ok(exit) => exit.into(),
+        Err(failure) => {
+            failure.tell();
+            failure.exit.into()
+        }
+    }
+}
+
+fn run(command: Command, globals: &Globals) -> Result<Exit, Failure> {
+    if let Command::Completion(args) = &command {
+        return completion::run(args, &mut parser());
+    }
+    let runtime = tokio::runtime::Runtime::new().map_err(Failure::internal)?;
+    let exit = runtime.block_on(async {
+        match command {
+            Command::Lock(args) => lock::run(*args, globals).await,
+            Command::Ls(args) => ls::run(args, globals).await,
+            Command::Get(args) => get::run(args, globals).await,
+            Command::Watch(args) => watch::run(args, globals).await,
+            Command::ForceRelease(args) => force_release::run(args, globals).await,
+            Command::Status(args) => status::run(args, globals).await,
+            Command::Serve(args) => serve::run(&args).await,
+            Command::Dev(args) => dev::run(&args).await,
+            Command::Config(args) => config::run(&args, globals),
+            Command::Completion(_) => Ok(Exit::Success),
+        }
+    });
+    // A read of stdin can't be cancelled, and must not hold up the exit.
+    runtime.shutdown_background();
+    exit
+}

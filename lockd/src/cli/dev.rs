@@ -1,0 +1,50 @@
+//! `lockd dev`: a daemon in memory, for a first try.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use clap::Args as ClapArgs;
+use lockd_proto::clock::Clock;
+
+use super::{Exit, exit::Failure, output, serve};
+use crate::{
+    config::{Flags, Settings},
+    serve::Lifecycle,
+    store::embedded::EmbeddedStore,
+};
+
+/// The flags of `lockd dev`.
+#[derive(Debug, ClapArgs)]
+pub(super) struct Args {
+    /// Where to serve gRPC; port 0 picks a free one [default: 127.0.0.1:7420]
+    #[arg(long, value_name = "ADDR")]
+    listen: Option<SocketAddr>,
+
+    /// Where to serve health over HTTP; port 0 picks a free one [default: 127.0.0.1:7421]
+    #[arg(long, value_name = "ADDR")]
+    http_listen: Option<SocketAddr>,
+}
+
+pub(super) async fn run(args: &Args) -> Result<Exit, Failure> {
+    let flags = Flags { listen: args.listen, http_listen: args.http_listen, ..Flags::default() };
+    let settings = Settings::load(&flags)?;
+    serve::init_logs(&settings)?;
+    let life = Lifecycle::default();
+    let store = EmbeddedStore::in_memory(Clock::system(), &life.tasks, life.end.clone())?;
+    serve::serve(&settings, Arc::new(store), life, |grpc, _| output::print(&welcome(grpc))).await
+}
+
+fn welcome(grpc: SocketAddr) -> String {
+    format!(
+        "\
+┌────────────────────────────────────────────────────────────────┐
+│  This daemon keeps everything in memory: all locks are gone    │
+│  when it stops. Never use it for more than a try; `lockd serve`│
+│  is the one that remembers.                                    │
+└────────────────────────────────────────────────────────────────┘
+In another shell:
+
+  export LOCKD_ADDR=http://{grpc}
+  lockd lock demo -- sh -c 'echo $LOCKD_FENCING_TOKEN'
+"
+    )
+}

@@ -1,0 +1,145 @@
+//! The command: a child in a process group of its own, so that none of its offspring is
+//! missed by a signal.
+
+use std::{ffi::OsString, io, os::unix::process::ExitStatusExt as _, process::ExitStatus};
+
+use rustix::process::{
+    Pid, Signal, WaitId, WaitIdOptions, getpgrp, kill_process_group, test_kill_process_group,
+    waitid,
+};
+use tokio::process::Command;
+
+use super::{signals::suspend, terminal::Terminal};
+use crate::cli::exit::{Exit, Failure};
+
+pub(super) struct Child {
+    process: tokio::process::Child,
+    /// The child's pid, which is its group's too.
+    group: Pid,
+    terminal: Option<Terminal>,
+    /// Whether the command has had the terminal: it gets it again when it goes on.
+    had_terminal: bool,
+    /// Whether it was told to stop by a SIGTSTP that lockd has passed on.
+    told_to_stop: bool,
+}
+
+impl Child {
+    /// Starts the command. It has lockd's own stdin, stdout and stderr.
+    pub(super) fn spawn(
+        argv: &[OsString],
+        environment: [(&str, String); 4],
+    ) -> Result<Self, Failure> {
+        let Some((program, arguments)) = argv.split_first() else {
+            return Err(Failure::new(Exit::Usage, "no command"));
+        };
+        let terminal = Terminal::of_stdin();
+        let mut command = Command::new(program);
+        command.args(arguments).envs(environment).process_group(0);
+        let process = command.spawn().map_err(|error| not_started(program, &error))?;
+        let group = process.id().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
+        let Some(group) = group else {
+            return Err(Failure::new(Exit::NotStarted, "the command has no process id"));
+        };
+        let mut child = Self { process, group, terminal, had_terminal: false, told_to_stop: false };
+        if child.terminal.as_ref().is_some_and(Terminal::is_for_the_command) {
+            child.give_terminal();
+        }
+        Ok(child)
+    }
+
+    /// Waits for the command to end. Cancel safe.
+    pub(super) async fn ended(&mut self) -> io::Result<ExitStatus> {
+        self.process.wait().await
+    }
+
+    /// Sends a signal to the command and all its offspring.
+    pub(super) fn signal(&self, signal: Signal) {
+        if let Err(error) = kill_process_group(self.group, signal) {
+            // A group that is gone needs no signal.
+            tracing::debug!(%error, "the command could not be signalled");
+        }
+    }
+
+    /// Whether anything of the group is left.
+    pub(super) fn is_alive(&self) -> bool {
+        test_kill_process_group(self.group).is_ok()
+    }
+
+    /// Finds out whether the command has stopped. If it wants the terminal it gets it, if that
+    /// is ours; if its user has stopped it, lockd stops as well, so that the shell notices.
+    pub(super) fn follow_stop(&mut self) {
+        let look = WaitIdOptions::STOPPED | WaitIdOptions::NOHANG;
+        let stopped = waitid(WaitId::Pid(self.group), look).ok().flatten();
+        let Some(signal) = stopped.and_then(|status| status.stopping_signal()) else { return };
+        let is_with = |group| self.terminal.as_ref().is_some_and(|it| it.is_with(group));
+        let (ours, its) = (is_with(getpgrp()), is_with(self.group));
+        let asks = [Signal::TTIN, Signal::TTOU].iter().any(|asking| asking.as_raw() == signal);
+        if asks && (ours || its) {
+            self.give_terminal();
+            self.signal(Signal::CONT);
+        } else if (asks && self.terminal.is_some()) || its || self.told_to_stop {
+            self.suspend();
+        }
+    }
+
+    /// SIGTSTP: tells the command to stop. Should it, lockd does as well.
+    pub(super) fn tell_to_stop(&mut self) {
+        self.told_to_stop = true;
+        self.signal(Signal::TSTP);
+    }
+
+    /// Stops lockd, and all of the group before it: nobody watches the lease then.
+    fn suspend(&self) {
+        self.signal(Signal::STOP);
+        if let Some(terminal) = &self.terminal {
+            terminal.take_back(self.group);
+        }
+        suspend();
+    }
+
+    /// SIGCONT: goes on with the command, in the foreground if the shell has put us there.
+    pub(super) fn go_on(&mut self) {
+        self.told_to_stop = false;
+        let ours = self.terminal.as_ref().is_some_and(|terminal| terminal.is_with(getpgrp()));
+        if ours && self.had_terminal {
+            self.give_terminal();
+        }
+        self.signal(Signal::CONT);
+    }
+
+    fn give_terminal(&mut self) {
+        if let Some(terminal) = &self.terminal {
+            terminal.give_to(self.group);
+            self.had_terminal = true;
+        }
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        if let Some(terminal) = &self.terminal {
+            terminal.take_back(self.group);
+        }
+    }
+}
+
+fn not_started(program: &OsString, error: &io::Error) -> Failure {
+    let exit = match error.kind() {
+        io::ErrorKind::NotFound => Exit::NotFound,
+        io::ErrorKind::PermissionDenied => Exit::NotExecutable,
+        _ if error.raw_os_error() == Some(rustix::io::Errno::NOEXEC.raw_os_error()) => {
+            Exit::NotExecutable
+        }
+        _ => Exit::NotStarted,
+    };
+    Failure::new(exit, format!("{}: {error}", program.display()))
+}
+
+/// The exit code that stands for how the command ended.
+pub(super) fn exit_of(status: ExitStatus) -> Exit {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => Exit::Code(u8::try_from(code).unwrap_or(u8::MAX)),
+        (None, Some(signal)) => Exit::Signal(signal),
+        (None, None) => Exit::Internal,
+    }
+}

@@ -1,0 +1,156 @@
+//! `lockd serve`: the daemon.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+};
+
+use clap::Args as ClapArgs;
+use lockd_proto::clock::Clock;
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+};
+
+use super::{Exit, exit::Failure, output};
+use crate::{
+    config::{ConfigError, Flags, LogFormat, Settings, StoreKind},
+    serve::{self, Lifecycle, Replica},
+    store::{Store, StoreError, embedded::EmbeddedStore, etcd::EtcdStore},
+};
+
+/// The flags of `lockd serve`.
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+Each value comes from its flag, else from LOCKD_<NAME> in the environment, else from the file
+given by --config, else from its default. `lockd config` shows which.
+
+Examples:
+  lockd serve
+  lockd serve --data-dir /var/lib/lockd --listen 0.0.0.0:7420
+  lockd serve --store etcd --etcd-endpoints http://10.0.0.1:2379,http://10.0.0.2:2379")]
+pub(super) struct Args {
+    #[command(flatten)]
+    flags: Flags,
+}
+
+pub(super) async fn run(args: &Args) -> Result<Exit, Failure> {
+    let settings = Settings::load(&args.flags)?;
+    init_logs(&settings)?;
+    let life = Lifecycle::default();
+    let mut refused = Arc::new(OnceLock::new());
+    let store: Arc<dyn Store> = match settings.store {
+        StoreKind::Embedded => {
+            let (clock, end) = (Clock::system(), life.end.clone());
+            Arc::new(EmbeddedStore::open(&settings.data_dir, clock, &life.tasks, end).await?)
+        }
+        StoreKind::Etcd => {
+            let store = EtcdStore::new(&settings.etcd()?, &life.tasks, life.end.clone())?;
+            refused = stop_if_unusable(&store, &life);
+            Arc::new(store)
+        }
+    };
+    let ready = |grpc: SocketAddr, http: SocketAddr| {
+        output::print(&format!("lockd listening grpc={grpc} http={http}"))
+    };
+    let served = serve(&settings, store, life, ready).await;
+    match refused.get() {
+        Some(error) => Err(Failure::from(StoreError::clone(error))),
+        None => served,
+    }
+}
+
+/// Serves until a signal arrives.
+pub(super) async fn serve(
+    settings: &Settings,
+    store: Arc<dyn Store>,
+    life: Lifecycle,
+    ready: impl FnOnce(SocketAddr, SocketAddr) -> Result<(), Failure>,
+) -> Result<Exit, Failure> {
+    let replica = Replica {
+        name: settings.name.clone(),
+        grpc: listen("--listen", settings.listen).await?,
+        http: listen("--http-listen", settings.http_listen).await?,
+        drain: settings.drain,
+    };
+    stop_on_signals(&life)?;
+    let mut printed = Ok(());
+    let served = serve::run(replica, store, life, |grpc, http| printed = ready(grpc, http)).await;
+    served.map_err(|error| Failure::internal(anyhow::Error::from(error)))?;
+    printed?;
+    Ok(Exit::Success)
+}
+
+async fn listen(flag: &str, at: SocketAddr) -> Result<TcpListener, Failure> {
+    TcpListener::bind(at).await.map_err(|error| {
+        let text = format!("can't listen on {at}: {error}; choose another address with {flag}");
+        Failure::new(Exit::Config, text)
+    })
+}
+
+/// The first signal begins to drain, the second one ends it.
+fn stop_on_signals(life: &Lifecycle) -> Result<(), Failure> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(Failure::internal)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::internal)?;
+    let (stop, end) = (life.stop.clone(), life.end.clone());
+    let watch = async move {
+        for token in [&stop, &end] {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+                () = end.cancelled() => return,
+            }
+            tracing::info!("signalled to stop");
+            token.cancel();
+        }
+    };
+    life.tasks.spawn("signals", watch);
+    Ok(())
+}
+
+/// An etcd that is not safe to use ends the daemon.
+fn stop_if_unusable(store: &EtcdStore, life: &Lifecycle) -> Arc<OnceLock<StoreError>> {
+    let refused = Arc::new(OnceLock::new());
+    let found = refused.clone();
+    let (store, stop, end) = (store.clone(), life.stop.clone(), life.end.clone());
+    let check = async move {
+        if let Some(Err(error)) = end.run_until_cancelled(store.ready()).await {
+            found.get_or_init(|| error);
+            stop.cancel();
+        }
+    };
+    life.tasks.spawn("etcd version", check);
+    refused
+}
+
+pub(super) fn init_logs(settings: &Settings) -> Result<(), Failure> {
+    let filter = settings.log.parse::<tracing_subscriber::EnvFilter>().map_err(|error| {
+        Failure::new(Exit::Config, format!("log {:?} is no filter: {error}", settings.log))
+    })?;
+    let logs = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::env::var_os("NO_COLOR").is_none() && stderr_is_terminal());
+    match settings.log_format {
+        LogFormat::Text => logs.init(),
+        LogFormat::Json => logs.json().init(),
+    }
+    Ok(())
+}
+
+fn stderr_is_terminal() -> bool {
+    use std::io::IsTerminal as _;
+    std::io::stderr().is_terminal()
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        Self::new(Exit::Config, error.to_string())
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        Self::new(Exit::Config, error.to_string())
+    }
+}

@@ -1,0 +1,72 @@
+//! `lockd.v1` over gRPC: translates, decides nothing.
+
+mod admin;
+mod lock;
+mod session;
+mod status;
+mod stream;
+mod translate;
+mod watch;
+
+pub use status::to_status;
+
+use std::time::Duration;
+
+use lockd_proto::v1::{
+    admin_service_server::AdminServiceServer, lock_service_server::LockServiceServer,
+    session_service_server::SessionServiceServer,
+};
+use tokio::net::TcpListener;
+use tonic::transport::{Server, server::TcpIncoming};
+use tonic_health::pb::health_server::{Health, HealthServer};
+
+use crate::{engine::Engine, serve::ServeError};
+
+/// HTTP/2 pings to a client that is silent, so that a dead link is noticed.
+const PING_INTERVAL: Duration = Duration::from_secs(10);
+
+/// How long a client may take to answer a ping.
+const PING_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The most calls that one connection may have open: room for many waiters, an end to floods.
+const MAX_STREAMS: u32 = 4096;
+
+/// The largest message that a client may send, in bytes. Room for every legal request.
+pub const MAX_MESSAGE_BYTES: usize = 64 * 1024;
+
+/// What the services share.
+#[derive(Debug, Clone)]
+pub(crate) struct Api {
+    pub(crate) engine: Engine,
+}
+
+/// Serves until `stop` resolves and every call has ended.
+///
+/// # Errors
+/// The descriptors that were compiled in can't be read, or the server fails.
+pub async fn serve<H: Health>(
+    engine: Engine,
+    health: HealthServer<H>,
+    listener: TcpListener,
+    stop: impl Future<Output = ()>,
+) -> Result<(), ServeError> {
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(lockd_proto::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()
+        .map_err(ServeError::Reflection)?;
+    let api = Api { engine };
+    let limit = MAX_MESSAGE_BYTES;
+    Server::builder()
+        .http2_keepalive_interval(Some(PING_INTERVAL))
+        .http2_keepalive_timeout(Some(PING_TIMEOUT))
+        .max_concurrent_streams(MAX_STREAMS)
+        .add_service(SessionServiceServer::new(api.clone()).max_decoding_message_size(limit))
+        .add_service(LockServiceServer::new(api.clone()).max_decoding_message_size(limit))
+        .add_service(AdminServiceServer::new(api).max_decoding_message_size(limit))
+        .add_service(reflection)
+        .add_service(health)
+        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), stop)
+        .await
+        .map_err(ServeError::Grpc)
+}

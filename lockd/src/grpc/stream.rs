@@ -1,0 +1,158 @@
+//! The session stream: `SessionService.Attach`.
+
+use std::time::Duration;
+
+use futures::{Stream, StreamExt, stream::BoxStream};
+use lockd_proto::v1::{
+    self, AttachRequest, AttachResponse, attach_request::Message as Asked,
+    attach_response::Message as Told,
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Status, Streaming};
+
+use super::{
+    status::{to_failure, to_status},
+    translate,
+};
+use crate::{
+    attachment::{Attached, Attachment, End, Input, Output},
+    engine::Engine,
+    error::Error,
+    requests::Reply,
+    view::Removal,
+};
+
+/// How long a client that has opened a stream may take to say what for.
+const FIRST_MESSAGE: Duration = Duration::from_secs(10);
+
+pub(super) async fn attach(
+    engine: Engine,
+    mut inbound: Streaming<AttachRequest>,
+) -> Result<BoxStream<'static, Result<AttachResponse, Status>>, Status> {
+    let first = tokio::time::timeout(FIRST_MESSAGE, inbound.message()).await;
+    let first =
+        first.map_err(|_| to_status(&Error::Protocol("no first message within 10 s")))??;
+    let begun = begin(engine.clone(), first.and_then(|first| first.message)).await;
+    let (attachment, outputs) = begun.map_err(|error| to_status(&error))?;
+    engine.tasks.spawn("attachment", attachment.run(inputs(inbound)));
+    let outputs = ReceiverStream::new(outputs).map(|output| Ok(to_message(output)));
+    Ok(outputs.boxed())
+}
+
+async fn begin(
+    engine: Engine,
+    first: Option<Asked>,
+) -> Result<(Attachment, tokio::sync::mpsc::Receiver<Output>), Error> {
+    if engine.drain.is_cancelled() {
+        return Err(Error::Draining);
+    }
+    match first {
+        Some(Asked::Open(open)) => {
+            let ttl = open.ttl.map(|ttl| translate::duration("ttl", ttl)).transpose()?;
+            let client = translate::client_info(open.client)?;
+            Attachment::open(engine, ttl, client).await
+        }
+        Some(Asked::Resume(resume)) => {
+            Attachment::resume(engine, &translate::credential(resume.session)?).await
+        }
+        _ => Err(Error::Protocol("the first message must open or resume a session")),
+    }
+}
+
+fn inputs(inbound: Streaming<AttachRequest>) -> impl Stream<Item = Result<Input, Error>> {
+    // A transport error is the end of the stream, as is its ordinary end.
+    inbound
+        .take_while(|message| std::future::ready(message.is_ok()))
+        .filter_map(async |message| message.ok().map(|message| to_input(message.message)))
+}
+
+fn to_input(message: Option<Asked>) -> Result<Input, Error> {
+    match message {
+        Some(Asked::KeepAlive(keep_alive)) => {
+            Ok(Input::KeepAlive { sequence: keep_alive.sequence })
+        }
+        Some(Asked::Acquire(acquire)) => {
+            let request = translate::request_id(&acquire.request_id)?;
+            let acquire = translate::acquire(request, acquire);
+            Ok(acquire.map_or_else(|error| Input::Malformed(request, error), Input::Acquire))
+        }
+        Some(Asked::Cancel(cancel)) => translate::request_id(&cancel.request_id).map(Input::Cancel),
+        Some(Asked::Release(release)) => {
+            translate::request_id(&release.request_id).map(Input::Release)
+        }
+        Some(Asked::Close(v1::Close {})) => Ok(Input::Close),
+        Some(Asked::Open(_) | Asked::Resume(_)) => {
+            Err(Error::Protocol("open or resume may only be the first message"))
+        }
+        None => Err(Error::Protocol("a message of a kind that this version does not know")),
+    }
+}
+
+fn to_message(output: Output) -> AttachResponse {
+    let message = match output {
+        Output::Attached(attached) => Told::Attached(to_attached(attached)),
+        Output::KeepAliveAck { sequence, ttl } => Told::KeepAliveAck(v1::KeepAliveAck {
+            sequence,
+            ttl: Some(translate::to_wire_duration(ttl.get())),
+        }),
+        Output::Request(id, reply) => to_reply(id.as_bytes().to_vec(), reply),
+        Output::Ended(end) => {
+            let reason = match end {
+                End::Expired => v1::LossReason::Expired,
+                End::Closed => v1::LossReason::Closed,
+            };
+            Told::Ended(v1::Ended { reason: reason.into() })
+        }
+        Output::GoAway(error) => Told::GoAway(v1::GoAway { failure: Some(to_failure(&error)) }),
+    };
+    AttachResponse { message: Some(message) }
+}
+
+fn to_attached(attached: Attached) -> v1::Attached {
+    let entries = attached.entries.into_iter().map(|(entry, granted)| v1::AttachedEntry {
+        request_id: entry.id.request.as_bytes().to_vec(),
+        token: entry.created.0,
+        granted,
+    });
+    v1::Attached {
+        session: Some(v1::SessionCredential {
+            session_id: attached.session.id.to_string(),
+            secret: attached.secret.map(|secret| secret.reveal().to_owned()).unwrap_or_default(),
+        }),
+        ttl: Some(translate::to_wire_duration(attached.session.ttl().get())),
+        entries: entries.collect(),
+        replica: attached.replica.to_string(),
+    }
+}
+
+fn to_reply(request_id: Vec<u8>, reply: Reply) -> Told {
+    match reply {
+        Reply::Queued { ahead, holder } => Told::Queued(v1::Queued {
+            request_id,
+            ahead: u32::try_from(ahead).unwrap_or(u32::MAX),
+            holder: Some(translate::to_entry(&holder)),
+        }),
+        Reply::Granted { token } => {
+            let grant = Some(v1::Grant { token: token.0 });
+            Told::Granted(v1::Granted { request_id, grant })
+        }
+        Reply::Refused { refusal, ahead } => {
+            let refusal = Some(translate::to_refusal(&refusal, ahead.as_ref()));
+            Told::Refused(v1::Refused { request_id, refusal })
+        }
+        Reply::Failed(error) => {
+            Told::Failed(v1::Failed { request_id, failure: Some(to_failure(&error)) })
+        }
+        Reply::Released(released) => Told::Released(v1::Released {
+            request_id,
+            outcome: translate::to_release_outcome(released).into(),
+        }),
+        Reply::Lost { token, cause } => {
+            let (reason, detail) = match cause {
+                Removal::BySession => (v1::LossReason::Released, String::new()),
+                Removal::Forced { reason } => (v1::LossReason::Forced, reason),
+            };
+            Told::Lost(v1::Lost { request_id, token: token.0, reason: reason.into(), detail })
+        }
+    }
+}

@@ -1,0 +1,20 @@
+//! lockd, the lock and lease daemon. ARCHITECTURE.md has the map.
+
+pub mod attachment;
+pub mod batcher;
+pub mod cli;
+pub mod config;
+pub mod engine;
+pub mod error;
+pub mod grpc;
+pub mod health;
+pub mod keys;
+pub mod locks;
+pub mod queue;
+pub mod record;
+pub mod requests;
+pub mod serve;
+pub mod sessions;
+pub mod store;
+pub mod tasks;
+pub mod view;

@@ -1,0 +1,123 @@
+//! Composes store → view → batcher → gRPC, serves until told to stop, then drains.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use lockd_proto::clock::Clock;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    batcher::Batcher,
+    engine::{Attached, Engine},
+    grpc, health,
+    sessions::Sessions,
+    store::Store,
+    tasks::Tasks,
+    view::View,
+};
+
+/// Where a replica listens, as what, and how it stops.
+#[derive(Debug)]
+pub struct Replica {
+    /// Its name, shown to clients and operators.
+    pub name: String,
+    /// Where gRPC is served.
+    pub grpc: TcpListener,
+    /// Where health is served.
+    pub http: TcpListener,
+    /// How long what is in flight may take to finish.
+    pub drain: Duration,
+}
+
+/// Why a replica could not serve.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The gRPC server failed.
+    #[error("the gRPC server failed")]
+    Grpc(#[source] tonic::transport::Error),
+    /// The HTTP server failed.
+    #[error("the HTTP server failed")]
+    Http(#[source] std::io::Error),
+    /// A socket has no address.
+    #[error("a listening socket has no address")]
+    Address(#[source] std::io::Error),
+    /// The descriptors that were compiled in can't be read.
+    #[error("server reflection can't be set up")]
+    Reflection(#[source] tonic_reflection::server::Error),
+}
+
+/// How a replica comes to its end.
+#[derive(Debug, Clone, Default)]
+pub struct Lifecycle {
+    /// Cancelled, by whoever runs the replica, to have it shut down.
+    pub stop: CancellationToken,
+    /// Cancelled when the drain is over: by the replica in its time, or earlier by whoever runs it.
+    pub end: CancellationToken,
+    /// Everything that is running, the store's own tasks included.
+    pub tasks: Tasks,
+}
+
+/// Serves from a store until told to stop, then tells every stream to go elsewhere and gives
+/// what is in flight the time to finish. `on_ready` hears the addresses of gRPC and HTTP.
+///
+/// # Errors
+/// [`ServeError`] when a server fails.
+pub async fn run(
+    replica: Replica,
+    store: Arc<dyn Store>,
+    life: Lifecycle,
+    on_ready: impl FnOnce(SocketAddr, SocketAddr),
+) -> Result<(), ServeError> {
+    let grpc_at = replica.grpc.local_addr().map_err(ServeError::Address)?;
+    let http_at = replica.http.local_addr().map_err(ServeError::Address)?;
+    let engine = compose(&replica.name, store, &life);
+    let (reporter, health) = tonic_health::server::health_reporter();
+    let stopped = || life.stop.clone().cancelled_owned();
+    let grpc = grpc::serve(engine.clone(), health, replica.grpc, stopped());
+    let http =
+        axum::serve(replica.http, health::routes(engine.clone())).with_graceful_shutdown(stopped());
+    life.tasks.spawn("health", health::report(engine, reporter));
+    on_ready(grpc_at, http_at);
+    let served = tokio::select! {
+        served = async { tokio::try_join!(grpc, async { http.await.map_err(ServeError::Http) }) } => {
+            served.map(drop)
+        }
+        () = overrun(&life, replica.drain) => {
+            tracing::warn!(drain = ?replica.drain, "the drain is over: cutting off what is left");
+            Ok(())
+        }
+    };
+    life.stop.cancel();
+    life.end.cancel();
+    life.tasks.drained().await;
+    served
+}
+
+/// Waits for the end of the drain: its time is over, or a second signal cuts it short.
+async fn overrun(life: &Lifecycle, drain: Duration) {
+    life.stop.cancelled().await;
+    life.end.run_until_cancelled(tokio::time::sleep(drain)).await;
+}
+
+fn compose(name: &str, store: Arc<dyn Store>, life: &Lifecycle) -> Engine {
+    let clock = Clock::system();
+    let view = Arc::new(View::new(clock.clone()));
+    let (batcher, batches) = Batcher::new(store.clone(), life.end.clone());
+    life.tasks.spawn("batcher", batches);
+    let (feed, fed, end) = (store.watch(), view.clone(), life.end.clone());
+    let watch = async move { end.run_until_cancelled(fed.run(feed)).await };
+    life.tasks.spawn("view", watch);
+    let sessions = Sessions::new(store.clone(), batcher.clone(), view.clone(), name.into());
+    Engine {
+        store,
+        batcher,
+        view,
+        sessions,
+        started: clock.now(),
+        clock,
+        tasks: life.tasks.clone(),
+        drain: life.stop.clone(),
+        end: life.end.clone(),
+        attached: Attached::default(),
+    }
+}

@@ -1,0 +1,189 @@
+//! A batch as one etcd transaction: one nested transaction an operation, each with compares
+//! of its own, all under one compare of the fence.
+//!
+//! The fence is a key that nobody reads for its value. Every batch compares its revision; an
+//! attempt whose outcome is unknown is followed by a write of the fence. Once that write is
+//! known, the attempt was applied before it or never will be, however long a frozen member
+//! sits on it. Only then is the batch tried again, and what the lost attempt did is found by
+//! its keys.
+
+use etcd_client::{
+    Compare, CompareOp, GetOptions, KeyValue, PutOptions, Txn, TxnOp, TxnOpResponse, TxnResponse,
+};
+
+use super::Keyspace;
+use crate::store::{
+    Delete, Enqueue, Guard, Join, Key, LeaseId, Op, Outcome, Put, Record, Revision,
+};
+
+/// A batch that compares the fence.
+pub(super) fn batch(keyspace: &Keyspace, ops: &[Op], fence: i64) -> Txn {
+    let ops: Vec<_> = ops.iter().map(|op| TxnOp::txn(nested(keyspace, op))).collect();
+    Txn::new()
+        .when([Compare::mod_revision(keyspace.fence(), CompareOp::Equal, fence)])
+        .and_then(ops)
+        .or_else([TxnOp::get(keyspace.fence(), None)])
+}
+
+/// A write of the fence. Nested, since etcd counts only the outer puts of a transaction
+/// against its quota: what is under way has to be settled on a full disk too.
+pub(super) fn raise(keyspace: &Keyspace) -> Txn {
+    let put = TxnOp::put(keyspace.fence(), "", None);
+    Txn::new().and_then([TxnOp::txn(Txn::new().and_then([put]))])
+}
+
+/// What became of a batch.
+pub(super) enum Answer {
+    /// One outcome an operation.
+    Outcomes(Vec<Outcome>),
+    /// Nothing was done: the fence is at this revision.
+    Fenced(i64),
+}
+
+/// Reads the answer to a batch. `again` when an earlier attempt may have done it.
+pub(super) fn read(keyspace: &Keyspace, ops: &[Op], response: &TxnResponse, again: bool) -> Answer {
+    let responses = response.op_responses();
+    if !response.succeeded() {
+        return Answer::Fenced(found(responses.first()).map_or(0, KeyValue::mod_revision));
+    }
+    let revision = revision(response.header().map_or(0, |header| header.revision()));
+    let outcomes = ops.iter().zip(&responses).map(|(op, response)| {
+        let TxnOpResponse::Txn(response) = response else { return Outcome::Refused(None) };
+        let outcome = outcome(keyspace, op, response, revision);
+        if again { own(op, outcome, revision) } else { outcome }
+    });
+    Answer::Outcomes(outcomes.collect())
+}
+
+fn nested(keyspace: &Keyspace, op: &Op) -> Txn {
+    match op {
+        Op::Enqueue(op) => enqueue(keyspace, op),
+        Op::Put(op) => put(keyspace, op),
+        Op::Delete(op) => delete(keyspace, op),
+    }
+}
+
+fn absent(key: Vec<u8>) -> Compare {
+    Compare::create_revision(key, CompareOp::Equal, 0)
+}
+
+fn exists(key: Vec<u8>) -> Compare {
+    Compare::create_revision(key, CompareOp::Greater, 0)
+}
+
+fn write(key: Vec<u8>, value: &[u8], lease: LeaseId) -> TxnOp {
+    TxnOp::put(key, value, Some(PutOptions::new().with_lease(lease.0)))
+}
+
+/// A put under a lease that is gone would fail the whole batch. The session's key is attached
+/// to the same lease, so it stands for it.
+fn enqueue(keyspace: &Keyspace, op: &Enqueue) -> Txn {
+    let (key, session) = (keyspace.full(&op.key), keyspace.full(&op.session));
+    let may_join = [exists(session.clone()), absent(key.clone())];
+    let empty = absent(keyspace.full(&op.queue)).with_prefix();
+    let entry = || write(key.clone(), &op.value, op.lease);
+    let keys_only = Some(GetOptions::new().with_keys_only());
+    let look = [TxnOp::get(key.clone(), None), TxnOp::get(session, keys_only)];
+    let otherwise = match op.join {
+        Join::IfEmpty => look.to_vec(),
+        Join::Always => {
+            let wait = Txn::new().when(may_join.clone()).and_then([entry()]).or_else(look);
+            vec![TxnOp::txn(wait)]
+        }
+    };
+    let first: Vec<_> = may_join.into_iter().chain([empty]).collect();
+    Txn::new().when(first).and_then([entry()]).or_else(otherwise)
+}
+
+fn put(keyspace: &Keyspace, op: &Put) -> Txn {
+    let key = keyspace.full(&op.key);
+    Txn::new()
+        .when([guard(key.clone(), op.guard)])
+        .and_then([write(key.clone(), &op.value, op.lease)])
+        .or_else([TxnOp::get(key, None)])
+}
+
+fn delete(keyspace: &Keyspace, op: &Delete) -> Txn {
+    let key = keyspace.full(&op.key);
+    let note = op.note.as_ref();
+    let note = note.map(|note| write(keyspace.full(&note.key), &note.value, note.lease));
+    let there = [guard(key.clone(), op.guard), exists(key.clone())];
+    let gone: Vec<_> = [TxnOp::delete(key.clone(), None)].into_iter().chain(note).collect();
+    Txn::new().when(there).and_then(gone).or_else([TxnOp::get(key, None)])
+}
+
+fn guard(key: Vec<u8>, guard: Guard) -> Compare {
+    match guard {
+        Guard::Absent => absent(key),
+        Guard::Exists => exists(key),
+        Guard::At(Revision(at)) => {
+            // A revision that etcd can't have is one that no key is at.
+            Compare::mod_revision(key, CompareOp::Equal, i64::try_from(at).unwrap_or(i64::MAX))
+        }
+    }
+}
+
+fn outcome(keyspace: &Keyspace, op: &Op, response: &TxnResponse, revision: Revision) -> Outcome {
+    let responses = response.op_responses();
+    match (op, response.succeeded()) {
+        (Op::Enqueue(_), true) => Outcome::Enqueued { revision, first: true },
+        (Op::Enqueue(op), false) => match (op.join, responses.first()) {
+            (Join::Always, Some(TxnOpResponse::Txn(wait))) if wait.succeeded() => {
+                Outcome::Enqueued { revision, first: false }
+            }
+            (Join::Always, Some(TxnOpResponse::Txn(wait))) => {
+                looked(keyspace, &wait.op_responses())
+            }
+            _ => looked(keyspace, &responses),
+        },
+        (Op::Put(_) | Op::Delete(_), true) => Outcome::Done(revision),
+        (Op::Put(_) | Op::Delete(_), false) => {
+            Outcome::Refused(found(responses.first()).and_then(|kv| record(keyspace, kv)))
+        }
+    }
+}
+
+/// What kept an entry out: itself, the end of its session, or the queue.
+fn looked(keyspace: &Keyspace, look: &[TxnOpResponse]) -> Outcome {
+    let own = found(look.first()).and_then(|kv| record(keyspace, kv));
+    match (own, found(look.get(1))) {
+        (Some(own), _) => Outcome::Exists(own),
+        (None, None) => Outcome::SessionGone,
+        (None, Some(_)) => Outcome::Occupied,
+    }
+}
+
+/// Recognises what an earlier attempt of the same batch has done.
+fn own(op: &Op, outcome: Outcome, revision: Revision) -> Outcome {
+    match (op, outcome) {
+        (Op::Delete(_), Outcome::Refused(None)) => Outcome::Done(revision),
+        (Op::Put(op), Outcome::Refused(Some(there)))
+            if there.value == op.value && there.lease == op.lease =>
+        {
+            Outcome::Done(there.modified)
+        }
+        (_, outcome) => outcome,
+    }
+}
+
+fn found(response: Option<&TxnOpResponse>) -> Option<&KeyValue> {
+    match response? {
+        TxnOpResponse::Get(get) => get.kvs().first(),
+        _ => None,
+    }
+}
+
+pub(super) fn revision(etcd: i64) -> Revision {
+    Revision(u64::try_from(etcd).unwrap_or_default())
+}
+
+/// A key of ours; `None` for one outside the prefix.
+pub(super) fn record(keyspace: &Keyspace, kv: &KeyValue) -> Option<Record> {
+    Some(Record {
+        key: Key::new(keyspace.strip(kv.key())?.to_vec()),
+        value: kv.value().to_vec().into(),
+        created: revision(kv.create_revision()),
+        modified: revision(kv.mod_revision()),
+        lease: LeaseId(kv.lease()),
+    })
+}

@@ -1,0 +1,153 @@
+//! Who hears of changes: sessions of their own entries, observers of locks by prefix.
+//!
+//! Nobody can hold up the view: a session's events go into a bounded channel that is closed
+//! when it is full, and an observer keeps a set of changed locks, never a list of changes.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{Arc, Mutex, PoisonError, Weak},
+};
+
+use lockd_proto::{RequestId, SessionId};
+use tokio::sync::{Notify, mpsc};
+
+use super::View;
+use crate::{keys::LockId, store::Revision};
+
+/// What happened to a session or one of its entries.
+#[derive(Debug, Clone)]
+pub enum SessionEvent {
+    /// An entry holds its lock now.
+    Granted {
+        /// Whose entry.
+        request: RequestId,
+        /// Its creation revision.
+        token: Revision,
+        /// The lock.
+        lock: LockId,
+    },
+    /// An entry is gone.
+    Removed {
+        /// Whose entry.
+        request: RequestId,
+        /// Its creation revision.
+        token: Revision,
+        /// Whether it held its lock.
+        held: bool,
+        /// Why.
+        cause: Removal,
+    },
+    /// The session's record was written: it was attached to a stream, at this revision.
+    Attached(Revision),
+    /// The session is gone, and all its entries with it. The last event.
+    Ended,
+}
+
+/// Why an entry is gone though its session lives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Removal {
+    /// Its session took it out.
+    BySession,
+    /// An operator did.
+    Forced {
+        /// What the operator said.
+        reason: String,
+    },
+}
+
+/// A session's events, from the moment of [`View::subscribe`] on. Closed when the reader is
+/// too slow for its capacity.
+pub type SessionEvents = mpsc::Receiver<SessionEvent>;
+
+#[derive(Debug, Default)]
+pub(super) struct Listeners {
+    sessions: HashMap<SessionId, Vec<mpsc::Sender<SessionEvent>>>,
+    observers: Vec<Weak<Changed>>,
+}
+
+impl Listeners {
+    pub(super) fn tell(&mut self, session: SessionId, event: SessionEvent) {
+        let Some(senders) = self.sessions.get_mut(&session) else {
+            return;
+        };
+        senders.retain(|sender| sender.try_send(event.clone()).is_ok());
+        if senders.is_empty() {
+            self.sessions.remove(&session);
+        }
+    }
+
+    pub(super) fn end(&mut self, session: SessionId) {
+        self.tell(session, SessionEvent::Ended);
+        self.sessions.remove(&session);
+    }
+
+    pub(super) fn changed(&mut self, lock: &LockId) {
+        self.observers.retain(|observer| {
+            let Some(observer) = observer.upgrade() else {
+                return false;
+            };
+            observer.note(lock);
+            true
+        });
+    }
+}
+
+/// Hears which locks under a prefix have changed since it last asked.
+#[derive(Debug)]
+pub struct Observer {
+    changed: Arc<Changed>,
+}
+
+#[derive(Debug)]
+struct Changed {
+    prefix: String,
+    locks: Mutex<BTreeSet<LockId>>,
+    wake: Notify,
+}
+
+impl Changed {
+    fn note(&self, lock: &LockId) {
+        if lock.is_under(&self.prefix) {
+            self.take_locks(|locks| locks.insert(lock.clone()));
+            self.wake.notify_one();
+        }
+    }
+
+    fn take_locks<R>(&self, f: impl FnOnce(&mut BTreeSet<LockId>) -> R) -> R {
+        f(&mut self.locks.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Observer {
+    /// Waits until locks have changed, and says which. Cancel safe.
+    pub async fn changed(&mut self) -> BTreeSet<LockId> {
+        loop {
+            let locks = self.changed.take_locks(std::mem::take);
+            if !locks.is_empty() {
+                return locks;
+            }
+            self.changed.wake.notified().await;
+        }
+    }
+}
+
+impl View {
+    /// A session's events from now on, in a channel of this capacity.
+    #[must_use]
+    pub fn subscribe(&self, session: SessionId, capacity: usize) -> SessionEvents {
+        let (sender, events) = mpsc::channel(capacity);
+        let mut state = self.lock();
+        let senders = state.listeners.sessions.entry(session).or_default();
+        senders.retain(|sender| !sender.is_closed());
+        senders.push(sender);
+        events
+    }
+
+    /// Observes the locks whose path starts with `prefix`, from now on.
+    #[must_use]
+    pub fn observe(&self, prefix: String) -> Observer {
+        let changed = Arc::new(Changed { prefix, locks: Mutex::default(), wake: Notify::new() });
+        self.lock().listeners.observers.push(Arc::downgrade(&changed));
+        Observer { changed }
+    }
+}
