@@ -73,19 +73,28 @@ impl Engine {
         match self.write_in_time(Op::Delete(Delete { key, guard, note: None })).await? {
             Outcome::Done(_) => Ok(Released::Released),
             Outcome::Refused(Some(_)) => Err(Error::TokenMismatch { lock: lock.clone(), token }),
-            _ if self.belongs_to_another(lock, token, session) => {
+            _ if self.belongs_to_another(lock, token, session).await => {
                 Err(Error::NotHolder { lock: lock.clone(), token })
             }
             _ => Ok(Released::AlreadyLost),
         }
     }
 
-    fn belongs_to_another(&self, lock: &LockId, token: FencingToken, session: SessionId) -> bool {
-        let entry = self.find(lock, token);
+    async fn belongs_to_another(
+        &self,
+        lock: &LockId,
+        token: FencingToken,
+        session: SessionId,
+    ) -> bool {
+        let entry = self.find(lock, token).await;
         entry.is_some_and(|found| found.entry.id.session != session)
     }
 
-    fn find(&self, lock: &LockId, token: FencingToken) -> Option<Described> {
+    /// The entry that has a token, as of a view that is at least as new as the token: the
+    /// caller may have it from another replica, whose view is ahead of this one's.
+    async fn find(&self, lock: &LockId, token: FencingToken) -> Option<Described> {
+        // A token from the future was never handed out; after the wait it is not found either.
+        drop(self.catch_up(Revision(token.get())).await);
         let entries = self.view.queue(lock)?.entries;
         entries.into_iter().find(|found| found.entry.created == Revision(token.get()))
     }
@@ -101,7 +110,7 @@ impl Engine {
         reason: &str,
     ) -> Result<Described, Error> {
         let moved_on = || Error::TokenMismatch { lock: lock.clone(), token };
-        let found = match self.find(lock, token) {
+        let found = match self.find(lock, token).await {
             Some(found) => found,
             None if self.view.queue(lock).is_none() => {
                 return Err(Error::LockNotFound(lock.clone()));
