@@ -19,13 +19,16 @@ async fn main() -> anyhow::Result<()> {
             guard.release().await?;
             say("done");
         }
-        None => match client.get("examples/nightly-job").await?.and_then(|lock| lock.holder) {
-            Some(holder) => say(format_args!(
-                "{} on {} (process {}) is at it already",
-                holder.client_name, holder.host, holder.pid
-            )),
-            None => say("somebody was at it, and has just finished"),
-        },
+        None => {
+            match client.get("examples/nightly-job").await?.and_then(|lock| lock.holder().cloned())
+            {
+                Some(holder) => say(format_args!(
+                    "{} on {} (process {}) is at it already",
+                    holder.client_name, holder.host, holder.pid
+                )),
+                None => say("somebody was at it, and has just finished"),
+            }
+        }
     }
     client.shutdown().await;
     Ok(())

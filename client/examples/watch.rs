@@ -26,7 +26,8 @@ async fn main() -> anyhow::Result<()> {
         while let Some(event) = watch.next().await {
             match event? {
                 LockEvent::Changed(lock) => {
-                    let holder = lock.holder.map_or("nobody".to_owned(), |h| h.client_name);
+                    let holder =
+                        lock.holder().map_or("nobody", |holder| holder.client_name.as_str());
                     say(format_args!(
                         "{} is held by {holder}, {} wait",
                         lock.name,

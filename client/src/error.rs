@@ -31,6 +31,11 @@ pub enum ErrorKind {
     NotFound,
     /// The lock has moved on: another token, another owner, or an operator stepped in.
     Conflict,
+    /// The wait was the youngest of a deadlock, which the text lists. Whoever gives up what it
+    /// holds and starts anew lets the others go on.
+    Deadlock,
+    /// A party to the barrier, or a worker of the group, has died or left early.
+    Broken,
     /// The lock or the lease was lost.
     Lost,
     /// A limit was reached: space in the store, or open requests.
@@ -57,6 +62,8 @@ impl ErrorKind {
             Self::PermissionDenied => "permission denied",
             Self::NotFound => "not found",
             Self::Conflict => "conflict",
+            Self::Deadlock => "deadlock",
+            Self::Broken => "broken",
             Self::Lost => "lost",
             Self::ResourceExhausted => "resource exhausted",
             Self::Unknown => "outcome unknown",
@@ -143,6 +150,8 @@ impl Error {
             ErrorKind::Busy
             | ErrorKind::WaitExpired
             | ErrorKind::Unavailable
+            | ErrorKind::Deadlock
+            | ErrorKind::Broken
             | ErrorKind::Lost
             | ErrorKind::Unknown => true,
             ErrorKind::ResourceExhausted => self.retry_after().is_some(),

@@ -2,13 +2,17 @@
 
 use std::{sync::Arc, time::Duration};
 
-use lockd_proto::{FencingToken, LockName, RequestId, SessionId, clock::Instant};
+use lockd_proto::{
+    FencingToken, LockName, RequestId, SessionId,
+    clock::Instant,
+    v1::{self, change::Change, mode::Mode},
+};
 use tokio::sync::{oneshot, watch};
 
 use crate::{
     client::Client,
     context::Context,
-    error::{Call, Error, Fault},
+    error::{Call, Error, ErrorKind, Fault},
     held::{Held, LockState, LossReason},
     session::{Command, Granted, SessionHandle},
 };
@@ -44,7 +48,10 @@ pub struct Guard {
 #[derive(Debug)]
 pub(crate) struct Parts {
     pub(crate) call: Call,
+    /// The first of the names.
     pub(crate) name: LockName,
+    pub(crate) names: Vec<LockName>,
+    pub(crate) mode: Mode,
     pub(crate) id: RequestId,
     pub(crate) granted: Granted,
     pub(crate) context: Context,
@@ -64,10 +71,16 @@ impl Guard {
         self.parts.granted.token
     }
 
-    /// The lock's name.
+    /// The lock's name; of several, the first.
     #[must_use]
     pub fn name(&self) -> &LockName {
         &self.parts.name
+    }
+
+    /// The names of what is held: one, unless several locks were acquired together.
+    #[must_use]
+    pub fn names(&self) -> &[LockName] {
+        &self.parts.names
     }
 
     /// The session that holds the lock.
@@ -139,6 +152,91 @@ impl Guard {
         }
     }
 
+    /// Waits until somebody asks for the lock to be given up, by
+    /// [`Client::request_yield`] or `lockd yield`, and says why they want it. What to do about
+    /// it is the holder's to decide.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost: once asked, this returns at once whenever it is called.
+    pub async fn yield_requested(&self) -> String {
+        self.held().wanted().await
+    }
+
+    /// Changes the value that others see beside the lock, under the same token. At most 4 KiB.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Lost`] if the lock is lost, [`ErrorKind::InvalidArgument`] for a value that
+    /// is too long, and what ends the context.
+    ///
+    /// # Cancel safety
+    /// Whether the value was changed is then not known.
+    pub async fn set_value(
+        &mut self,
+        ctx: &Context,
+        value: impl Into<Vec<u8>>,
+    ) -> Result<(), Error> {
+        self.update(self.call("set_value"), ctx, Change::Value(value.into())).await
+    }
+
+    /// From exclusive to shared, without letting anybody in between: readers that wait at the
+    /// head of the queue hold the lock as well from then on. The token stays.
+    ///
+    /// There is no way back. Two holders that upgraded would wait for each other for ever, so
+    /// release the lock and acquire it anew: the data may have changed in between.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Lost`] if the lock is lost, [`ErrorKind::Conflict`] if it can't be shared:
+    /// a semaphore, or several locks as one. And what ends the context.
+    ///
+    /// # Cancel safety
+    /// Whether it was downgraded is then not known; it is held either way.
+    pub async fn downgrade(&mut self, ctx: &Context) -> Result<(), Error> {
+        self.update(self.call("downgrade"), ctx, Change::Downgrade(v1::Shared {})).await
+    }
+
+    /// Stores the result of a once, and releases it.
+    pub(crate) async fn complete(self, ctx: &Context, result: Vec<u8>) -> Result<(), Error> {
+        let call = self.call("complete");
+        self.update(call, ctx, Change::Result(result)).await
+    }
+
+    async fn update(&self, call: Call, ctx: &Context, change: Change) -> Result<(), Error> {
+        let (reply, outcome) = oneshot::channel();
+        let command = Command::Update(self.parts.id, change, reply);
+        let change = async {
+            if !self.parts.session.send(command).await {
+                return Err(Fault::new(ErrorKind::Cancelled, "the client is shut down"));
+            }
+            // Without an answer the lock was lost before there was one.
+            outcome.await.unwrap_or_else(|_| {
+                Err(Fault::lost(self.held().loss().unwrap_or(LossReason::Expired)))
+            })
+        };
+        let changed = ctx.run(change).await.unwrap_or_else(|cause| Err(Fault::ended(&cause)));
+        changed.map_err(|fault| call.failed(fault))
+    }
+
+    /// Leaves a barrier, and waits for the others to do so.
+    pub(crate) async fn leave(mut self, ctx: &Context) -> Result<(), Error> {
+        let call = self.call("leave");
+        if let Some(reason) = self.held().loss() {
+            return Err(call.failed(Fault::lost(reason)));
+        }
+        let (reply, outcome) = oneshot::channel();
+        self.hand_in(Some(reply));
+        let broken = || Fault::new(ErrorKind::Broken, "a party has died or left early");
+        let left = ctx.run(outcome).await.map_err(|cause| call.failed(Fault::ended(&cause)))?;
+        match left {
+            Ok(Ok(Released::Released)) => Ok(()),
+            Ok(Ok(Released::AlreadyLost)) => Err(call.failed(broken())),
+            Ok(Err(fault)) => Err(call.failed(fault)),
+            Ok(Ok(Released::Unknown)) | Err(_) => {
+                let message = "the session was lost before all had left";
+                Err(call.failed(Fault::new(ErrorKind::Unknown, message)))
+            }
+        }
+    }
+
     /// Releases the lock and waits for what the server found, at most until the lease would
     /// have run out.
     ///
@@ -186,8 +284,16 @@ impl Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        if !self.released {
-            self.hand_in(None);
+        match self.parts.mode {
+            _ if self.released => {}
+            // Whoever goes without a word leaves early, and the others have to know.
+            Mode::Party(_) | Mode::Share(_) => {
+                self.held().lose(LossReason::Released);
+                self.parts.session.post(Command::Desert(self.parts.id));
+            }
+            Mode::Exclusive(_) | Mode::Shared(_) | Mode::Permits(_) | Mode::Once(_) => {
+                self.hand_in(None);
+            }
         }
     }
 }

@@ -24,6 +24,8 @@ pub enum LossReason {
     SessionClosed,
     /// The guard released the lock itself.
     Released,
+    /// A party to the barrier has died or left early.
+    Broken,
     /// The server no longer had the lock when the session was resumed there.
     Missing,
 }
@@ -36,6 +38,7 @@ impl fmt::Display for LossReason {
             Self::Forced { detail } => write!(f, "released by an operator: {detail}"),
             Self::SessionClosed => f.write_str("the session was closed"),
             Self::Released => f.write_str("released by this client"),
+            Self::Broken => f.write_str("a party has died or left early"),
             Self::Missing => f.write_str("gone from the server while the stream was down"),
         }
     }
@@ -56,6 +59,8 @@ pub enum LockState {
 #[derive(Debug)]
 pub(crate) struct Held {
     state: watch::Sender<LockState>,
+    /// Why it was asked to yield, once it was.
+    wanted: watch::Sender<Option<String>>,
     safe_until: watch::Receiver<Instant>,
     /// The token of the guard's context.
     cancel: CancellationToken,
@@ -68,7 +73,8 @@ impl Held {
         safe_until: watch::Receiver<Instant>,
         cancel: CancellationToken,
     ) -> Self {
-        Self { state: watch::Sender::new(LockState::Held), safe_until, cancel, clock }
+        let (state, wanted) = (watch::Sender::new(LockState::Held), watch::Sender::new(None));
+        Self { state, wanted, safe_until, cancel, clock }
     }
 
     pub(crate) fn watch(&self) -> watch::Receiver<LockState> {
@@ -111,6 +117,21 @@ impl Held {
                 _ = state.changed() => {}
                 () = self.clock.sleep_until(self.safe_until()) => {}
             }
+        }
+    }
+
+    /// Somebody wants the lock.
+    pub(crate) fn ask_to_yield(&self, reason: String) {
+        self.wanted.send_replace(Some(reason));
+    }
+
+    /// Waits until somebody wants the lock, and says why.
+    pub(crate) async fn wanted(&self) -> String {
+        let mut wanted = self.wanted.subscribe();
+        // The sender is our own, so this can't fail.
+        match wanted.wait_for(Option::is_some).await {
+            Ok(reason) => reason.clone().unwrap_or_default(),
+            Err(_) => std::future::pending().await,
         }
     }
 

@@ -4,7 +4,11 @@ use std::time::Duration;
 
 use lockd_proto::{
     FencingToken, LockName,
-    v1::{self, admin_service_client::AdminServiceClient, lock_service_client::LockServiceClient},
+    clock::Clock,
+    v1::{
+        self, admin_service_client::AdminServiceClient, lock_service_client::LockServiceClient,
+        watch_response::Event,
+    },
 };
 use tonic::Streaming;
 
@@ -21,6 +25,10 @@ const PAGE: u32 = 1000;
 
 /// The most pages that a listing reads, so that a server can't keep it going for ever.
 const MAX_PAGES: usize = 10_000;
+
+/// How long a watch may be silent. The server gives a sign of life every 2 s or so, as long as
+/// it hears from its store.
+const SILENCE: Duration = Duration::from_secs(6);
 
 /// Some locks of a listing, in name order.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,6 +98,7 @@ pub struct LockWatch {
     call: Call,
     context: Option<Context>,
     events: Option<Streaming<v1::WatchResponse>>,
+    clock: Clock,
 }
 
 impl Client {
@@ -117,7 +126,7 @@ impl Client {
         };
         let lock = response.lock.map(|lock| LockInfo::from_wire(lock, response.revision));
         let lock = lock.transpose().map_err(|fault| call.failed(fault))?;
-        Ok(lock.filter(|lock| lock.holder.is_some() || !lock.waiters.is_empty()))
+        Ok(lock)
     }
 
     /// Lists all locks under a prefix that have a holder, in name order. An empty prefix
@@ -184,16 +193,67 @@ impl Client {
     /// Nothing is left behind.
     pub async fn watch(&self, prefix: impl Into<String>) -> Result<LockWatch, Error> {
         let prefix = prefix.into();
+        let target = prefix.clone();
+        let message = v1::WatchRequest { prefix, ..v1::WatchRequest::default() };
+        self.watch_for(target, message).await
+    }
+
+    /// Watches one lock, as [`watch`](Self::watch) does all under a prefix. A lock that nobody
+    /// holds or waits for is not among the current ones.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidArgument`] for a bad name, [`ErrorKind::Unavailable`] if no server
+    /// answers.
+    ///
+    /// # Cancel safety
+    /// Nothing is left behind.
+    pub async fn watch_lock(&self, name: impl Into<String>) -> Result<LockWatch, Error> {
+        let name = name.into();
+        let target = name.clone();
+        let message = v1::WatchRequest { name, ..v1::WatchRequest::default() };
+        self.watch_for(target, message).await
+    }
+
+    async fn watch_for(
+        &self,
+        target: String,
+        message: v1::WatchRequest,
+    ) -> Result<LockWatch, Error> {
         let context = self.call_context().cloned();
         let trace_id = context.as_ref().and_then(Context::trace_id);
-        let call = Call::new("watch").on(prefix.as_str()).traced(trace_id);
-        let message = v1::WatchRequest { namespace: self.namespace(), prefix };
+        let call = Call::new("watch").on(target).traced(trace_id);
+        let message = v1::WatchRequest { namespace: self.namespace(), ..message };
         let answer = self.unary(call.clone(), Repeat::Harmless, |channel, metadata: Metadata| {
             let request = metadata.endless().request(message.clone());
             async move { LockServiceClient::new(channel).watch(request).await }
         });
         let events = Some(answer.await?);
-        Ok(LockWatch { call, context, events })
+        Ok(LockWatch { call, context, events, clock: self.clock().clone() })
+    }
+
+    /// Asks the holders of a lock to give it up, and says whom. They decide: see
+    /// [`Guard::yield_requested`](crate::Guard::yield_requested).
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] if nobody holds it.
+    ///
+    /// # Cancel safety
+    /// Whether they were asked is then not known.
+    pub async fn request_yield(
+        &self,
+        name: impl Into<String>,
+        reason: impl Into<String>,
+    ) -> Result<Vec<EntryInfo>, Error> {
+        let name = name.into();
+        let call = Call::new("request_yield").on(name.as_str());
+        let (namespace, reason) = (self.namespace(), reason.into());
+        let message = v1::RequestYieldRequest { namespace, name, reason };
+        let answer = self.unary(call.clone(), Repeat::Harmless, |channel, metadata: Metadata| {
+            let request = metadata.request(message.clone());
+            async move { LockServiceClient::new(channel).request_yield(request).await }
+        });
+        let holders = answer.await?.holders.into_iter().map(EntryInfo::from_wire);
+        holders.collect::<Result<_, _>>().map_err(|fault| call.failed(fault))
     }
 
     /// Takes the holder, or a waiter, with this token out of a lock's queue, whoever owns it.
@@ -265,7 +325,7 @@ impl Client {
         })
     }
 
-    fn namespace(&self) -> String {
+    pub(crate) fn namespace(&self) -> String {
         self.shared().namespace.to_string()
     }
 }
@@ -282,7 +342,8 @@ impl LockWatch {
                 Ok(v1::WatchResponse { event: None, .. }) => continue,
                 Ok(v1::WatchResponse { event: Some(event), revision }) => {
                     match to_event(event, revision) {
-                        Ok(event) => return Some(Ok(event)),
+                        Ok(Some(event)) => return Some(Ok(event)),
+                        Ok(None) => continue,
                         Err(fault) => fault,
                     }
                 }
@@ -295,12 +356,19 @@ impl LockWatch {
 
     async fn message(&mut self) -> Option<Result<v1::WatchResponse, Fault>> {
         let events = self.events.as_mut()?;
+        let silence = self.clock.sleep_until(self.clock.now() + SILENCE);
+        let message = async {
+            tokio::select! {
+                message = events.message() => message,
+                () = silence => {
+                    let silent = format!("the server was silent for {SILENCE:?}");
+                    Err(tonic::Status::unavailable(silent))
+                }
+            }
+        };
         let message = match &self.context {
-            None => events.message().await,
-            Some(context) => match context.run(events.message()).await {
-                Ok(message) => message,
-                Err(_) => return None,
-            },
+            None => message.await,
+            Some(context) => context.run(message).await.ok()?,
         };
         Some(match message {
             Ok(Some(message)) => Ok(message),
@@ -310,14 +378,12 @@ impl LockWatch {
     }
 }
 
-fn to_event(event: v1::watch_response::Event, revision: u64) -> Result<LockEvent, Fault> {
-    match event {
-        v1::watch_response::Event::Changed(lock) => {
-            LockInfo::from_wire(lock, revision).map(LockEvent::Changed)
-        }
-        v1::watch_response::Event::Freed(v1::LockRef { namespace, name }) => {
-            Ok(LockEvent::Freed { namespace, name })
-        }
-        v1::watch_response::Event::SnapshotEnd(v1::SnapshotEnd {}) => Ok(LockEvent::SnapshotEnd),
-    }
+/// `None` for a sign of life.
+fn to_event(event: Event, revision: u64) -> Result<Option<LockEvent>, Fault> {
+    Ok(Some(match event {
+        Event::Changed(lock) => LockEvent::Changed(LockInfo::from_wire(lock, revision)?),
+        Event::Freed(v1::LockRef { namespace, name }) => LockEvent::Freed { namespace, name },
+        Event::SnapshotEnd(v1::SnapshotEnd {}) => LockEvent::SnapshotEnd,
+        Event::Confirmed(v1::Confirmed {}) => return Ok(None),
+    }))
 }

@@ -29,23 +29,35 @@
 
 #![deny(missing_docs)]
 
+mod barrier;
 mod client;
 mod context;
+mod detached;
+mod election;
 mod endpoints;
 mod error;
+mod explain;
 mod guard;
 mod held;
 mod inspect;
 mod lease;
 mod lock;
+mod observe;
+mod once;
 mod queue;
+mod semaphore;
 mod session;
 mod tasks;
 mod unary;
+mod wait_group;
 
+pub use barrier::{Barrier, Inside};
 pub use client::{Client, ClientBuilder};
 pub use context::{CancelHandle, Cause, Context};
+pub use detached::DetachedLock;
+pub use election::{Election, Leader, Leadership, Observation, Observed};
 pub use error::{Error, ErrorKind};
+pub use explain::{BlockedWait, Deadlock, Explanation, Handoff, HandoffReason};
 pub use guard::{Guard, Released};
 pub use held::{LockState, LossReason};
 pub use inspect::{LockEvent, LockWatch, Page, ServerStatus};
@@ -54,7 +66,10 @@ pub use lockd_proto::{
     FencingToken, LockName, SessionId,
     clock::{Clock, Instant},
 };
-pub use queue::{EntryInfo, LockInfo};
+pub use once::{Once, OnceError};
+pub use queue::{EntryInfo, LockInfo, Mode};
+pub use semaphore::Semaphore;
+pub use wait_group::{Share, WaitGroup};
 
 #[cfg(test)]
 mod tests;

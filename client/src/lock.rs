@@ -1,8 +1,12 @@
-//! Acquiring a lock.
+//! Acquiring locks, in any of the ways in which they can be shared.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use lockd_proto::{LockName, RequestId, check_metadata, clock::Instant, v1};
+use lockd_proto::{
+    LockName, RequestId, check_metadata,
+    clock::Instant,
+    v1::{self, mode::Mode},
+};
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -11,8 +15,9 @@ use crate::{
     context::{Cause, Context},
     error::{Call, Error, ErrorKind, Fault, Spent},
     guard::{Guard, Parts},
-    queue::Place,
-    session::{Acquire, AcquireReply, Command, Denied, Progress, SessionHandle, Wait},
+    session::{
+        Acquire, AcquireReply, Command, Denied, OnLoss, Progress, Refused, SessionHandle, Wait,
+    },
 };
 
 /// How much longer than its wait a call gives the server to say that the wait has expired.
@@ -23,14 +28,15 @@ const ANSWER: Duration = Duration::from_secs(1);
 #[must_use = "nothing happens until the lock is acquired"]
 pub struct LockBuilder {
     client: Client,
-    name: String,
+    /// The locks; the first one is what errors name.
+    names: Vec<String>,
+    mode: Mode,
     ttl: Duration,
     wait: Option<Duration>,
-    metadata: HashMap<String, String>,
+    on_loss: OnLoss,
+    /// What the server is told beside names, mode and wait.
+    message: v1::Acquire,
 }
-
-/// Why an acquire was refused, and where it stood.
-type Refused = (v1::RefusalReason, Option<Place>);
 
 /// One acquire on its way. If it is dropped before its end, the session gives up what it got.
 struct Attempt {
@@ -53,9 +59,45 @@ struct Limits {
 }
 
 impl LockBuilder {
-    pub(crate) fn new(client: Client, name: String) -> Self {
+    pub(crate) fn new(client: Client, names: Vec<String>, mode: Mode) -> Self {
         let ttl = client.default_ttl();
-        Self { client, name, ttl, wait: None, metadata: HashMap::new() }
+        let message = v1::Acquire::default();
+        Self { client, names, mode, ttl, wait: None, on_loss: OnLoss::Requeue, message }
+    }
+
+    /// Holds the lock together with others that hold it shared, as the readers of a read/write
+    /// lock. Nobody overtakes: a reader that comes after a writer waits for the writer.
+    pub fn shared(mut self) -> Self {
+        self.mode = Mode::Shared(v1::Shared {});
+        self
+    }
+
+    /// Acquires in the name of a logical task, such as `order-4711`; at most 128 bytes. Waits
+    /// that name an owner take part in deadlock detection: the youngest wait of a cycle ends
+    /// with [`ErrorKind::Deadlock`].
+    pub fn owner(mut self, owner: impl Into<String>) -> Self {
+        self.message.owner = owner.into();
+        self
+    }
+
+    /// After a loss of the lock (not after a release), nobody else is granted it for so long:
+    /// time for what was begun to arrive or to fail. At most 10 minutes. As in Consul and
+    /// Chubby, for resources that can't check fencing tokens.
+    pub fn lock_delay(mut self, delay: Duration) -> Self {
+        self.message.lock_delay = delay.try_into().ok();
+        self
+    }
+
+    /// A value for whoever looks at the lock, at most 4 KiB. [`Guard::set_value`] changes it.
+    pub fn value(mut self, value: impl Into<Vec<u8>>) -> Self {
+        self.message.value = value.into();
+        self
+    }
+
+    /// Fails a wait whose session dies, instead of joining the queue again.
+    pub(crate) fn fail_on_loss(mut self) -> Self {
+        self.on_loss = OnLoss::Fail;
+        self
     }
 
     /// Holds the lock by a lease of this length instead of the client's. Locks with the same
@@ -74,7 +116,7 @@ impl LockBuilder {
 
     /// Adds something to show beside the entry in the queue; at most 4 KiB in all.
     pub fn metadata(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
-        self.metadata.insert(key.into(), value.into());
+        self.message.metadata.insert(key.into(), value.into());
         self
     }
 
@@ -106,6 +148,17 @@ impl LockBuilder {
         granted.map_err(|refusal| self.refused(&call, &limits, refusal))
     }
 
+    /// As [`acquire`](Self::acquire); the inner error is the result of a once that was done.
+    pub(crate) async fn acquire_once(self, ctx: &Context) -> Result<Result<Guard, Vec<u8>>, Error> {
+        let call = self.call("once", ctx);
+        let limits = self.limits(self.wait, ctx);
+        match self.attempt(&call, ctx, &limits).await? {
+            Ok(guard) => Ok(Ok(guard)),
+            Err(Refused { reason: v1::RefusalReason::Done, result, .. }) => Ok(Err(result)),
+            Err(refusal) => Err(self.refused(&call, &limits, refusal)),
+        }
+    }
+
     /// Acquires the lock if nobody holds it or waits for it; `None` if somebody does.
     ///
     /// # Errors
@@ -119,13 +172,16 @@ impl LockBuilder {
         let limits = self.limits(Some(Duration::ZERO), ctx);
         match self.attempt(&call, ctx, &limits).await? {
             Ok(guard) => Ok(Some(guard)),
-            Err((v1::RefusalReason::Busy | v1::RefusalReason::WaitExpired, _)) => Ok(None),
+            Err(Refused {
+                reason: v1::RefusalReason::Busy | v1::RefusalReason::WaitExpired,
+                ..
+            }) => Ok(None),
             Err(refusal) => Err(self.refused(&call, &limits, refusal)),
         }
     }
 
     fn call(&self, operation: &'static str, ctx: &Context) -> Call {
-        Call::new(operation).on(self.name.as_str()).traced(ctx.trace_id())
+        Call::new(operation).on(self.names.join(", ")).traced(ctx.trace_id())
     }
 
     fn limits(&self, wait: Option<Duration>, ctx: &Context) -> Limits {
@@ -154,13 +210,14 @@ impl LockBuilder {
         ctx: &Context,
         limits: &Limits,
     ) -> Result<Result<Guard, Refused>, Error> {
-        let name = LockName::parse(self.name.as_str());
-        let name = name.map_err(|error| call.failed(Fault::invalid(&error)))?;
-        check_metadata(&self.metadata).map_err(|error| call.failed(Fault::invalid(&error)))?;
+        let (name, names) = self.checked_names().map_err(|fault| call.failed(fault))?;
+        check_metadata(&self.message.metadata)
+            .map_err(|error| call.failed(Fault::invalid(&error)))?;
         let cancel = ctx.child_token();
         let session = self.client.session(self.ttl).map_err(|fault| call.failed(fault))?;
-        let message = self.message(&name, ctx);
-        let (mut attempt, acquire) = Attempt::new(session, message, limits.wait, &cancel);
+        let message = self.message(ctx);
+        let waiting = (limits.wait, self.on_loss);
+        let (mut attempt, acquire) = Attempt::new(session, message, waiting, &cancel);
         let clock = self.client.clock();
         let answer_by = async {
             match limits.answer_by {
@@ -176,10 +233,11 @@ impl LockBuilder {
                     let (id, session, client) =
                         (attempt.id, attempt.session.clone(), self.client.clone());
                     let call = call.clone();
-                    let parts = Parts { call, name, id, granted, context, session, client };
+                    let mode = self.mode;
+                    let parts = Parts { call, name, names, mode, id, granted, context, session, client };
                     return Ok(Ok(Guard::new(parts)));
                 }
-                Err(Denied::Refused(reason, place)) => return Ok(Err((reason, place))),
+                Err(Denied::Refused(refused)) => return Ok(Err(refused)),
                 Err(Denied::Failed(fault)) => fault,
                 Err(Denied::Lost(reason)) => Fault::lost(reason),
                 Err(Denied::Closed) => Fault::new(ErrorKind::Cancelled, "the client is shut down"),
@@ -191,18 +249,29 @@ impl LockBuilder {
         Err(call.failed(ended).after(limits.spent(clock.now())).in_queue(place))
     }
 
-    fn message(&self, name: &LockName, ctx: &Context) -> v1::Acquire {
+    /// The names, and the first one apart.
+    fn checked_names(&self) -> Result<(LockName, Vec<LockName>), Fault> {
+        let names = self.names.iter().map(|name| LockName::parse(name.as_str()));
+        let names: Vec<_> = names.collect::<Result<_, _>>().map_err(|e| Fault::invalid(&e))?;
+        let first = names.first().cloned();
+        let none = || Fault::new(ErrorKind::InvalidArgument, "name at least one lock");
+        Ok((first.ok_or_else(none)?, names))
+    }
+
+    fn message(&self, ctx: &Context) -> v1::Acquire {
+        let mut names = self.names.iter().cloned();
         v1::Acquire {
-            request_id: vec![],
             namespace: self.client.shared().namespace.to_string(),
-            name: name.to_string(),
-            max_wait: None,
-            metadata: self.metadata.clone(),
+            name: names.next().unwrap_or_default(),
+            more_names: names.collect(),
+            mode: Some(v1::Mode { mode: Some(self.mode) }),
             trace_id: ctx.trace_id().unwrap_or_default().to_owned(),
+            ..self.message.clone()
         }
     }
 
-    fn refused(&self, call: &Call, limits: &Limits, (reason, place): Refused) -> Error {
+    fn refused(&self, call: &Call, limits: &Limits, refused: Refused) -> Error {
+        let Refused { reason, place, detail, .. } = refused;
         let fault = match reason {
             v1::RefusalReason::Busy => Fault::of(ErrorKind::Busy),
             v1::RefusalReason::WaitExpired if limits.context_first => {
@@ -216,6 +285,11 @@ impl LockBuilder {
             v1::RefusalReason::Cancelled => {
                 Fault::new(ErrorKind::Conflict, "the entry was cancelled by another call")
             }
+            v1::RefusalReason::Deadlock => Fault::new(ErrorKind::Deadlock, detail),
+            v1::RefusalReason::Broken => {
+                Fault::new(ErrorKind::Broken, "a party has died or left early")
+            }
+            v1::RefusalReason::Done => Fault::new(ErrorKind::Conflict, "it has been done already"),
             v1::RefusalReason::Unspecified => Fault::protocol("refused without a reason"),
         };
         call.failed(fault).after(limits.spent(self.client.clock().now())).in_queue(place)
@@ -233,7 +307,7 @@ impl Attempt {
     fn new(
         session: SessionHandle,
         mut message: v1::Acquire,
-        wait: Wait,
+        (wait, on_loss): (Wait, OnLoss),
         cancel: &CancellationToken,
     ) -> (Self, Acquire) {
         let id = RequestId::random();
@@ -241,7 +315,7 @@ impl Attempt {
         let (reply, receiver) = oneshot::channel();
         let (sender, progress) = watch::channel(Progress::default());
         let acquire =
-            Acquire { id, message, wait, cancel: cancel.clone(), progress: sender, reply };
+            Acquire { id, message, wait, on_loss, cancel: cancel.clone(), progress: sender, reply };
         (Self { id, session, reply: receiver, progress, settled: false }, acquire)
     }
 
@@ -253,15 +327,9 @@ impl Attempt {
     }
 
     fn context_ended(&self, cause: &Cause) -> Fault {
-        let kind = match cause {
-            Cause::DeadlineExceeded => ErrorKind::DeadlineExceeded,
-            Cause::Cancelled => ErrorKind::Cancelled,
-            Cause::LockLost(reason) => {
-                let message = format!("the lock that the context belongs to is lost: {reason}");
-                return Fault::new(ErrorKind::Cancelled, message);
-            }
-        };
-        Fault::new(kind, self.trouble().unwrap_or_default())
+        let fault = Fault::ended(cause);
+        let message = self.trouble().filter(|_| fault.message.is_empty());
+        Fault { message: message.unwrap_or(fault.message), ..fault }
     }
 
     /// The server has not even said that the wait is over.

@@ -54,6 +54,10 @@ pub(crate) enum Command {
     Acquire(Box<Acquire>),
     /// The acquire is not wanted any more, whatever has become of it.
     Abandon(RequestId),
+    /// Give up what is held without having done with it: others may have to know.
+    Desert(RequestId),
+    /// Change what is held.
+    Update(RequestId, v1::change::Change, oneshot::Sender<UpdateReply>),
     /// Release a lock.
     Release(RequestId, Option<oneshot::Sender<ReleaseReply>>),
     /// End the session.
@@ -62,6 +66,9 @@ pub(crate) enum Command {
 
 /// What a release found.
 pub(crate) type ReleaseReply = Result<Released, Fault>;
+
+/// What became of a change.
+pub(crate) type UpdateReply = Result<(), Fault>;
 
 /// How an acquire ended.
 pub(crate) type AcquireReply = Result<Granted, Denied>;
@@ -73,10 +80,29 @@ pub(crate) struct Acquire {
     /// As it goes over the wire, but for the time to wait.
     pub(crate) message: v1::Acquire,
     pub(crate) wait: Wait,
+    pub(crate) on_loss: OnLoss,
     /// The token of the guard's context.
     pub(crate) cancel: CancellationToken,
     pub(crate) progress: watch::Sender<Progress>,
     pub(crate) reply: oneshot::Sender<AcquireReply>,
+}
+
+/// What becomes of a wait when its session dies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OnLoss {
+    /// It joins the queue again in the next session, at its end.
+    Requeue,
+    /// It fails: somebody may count on it having been there all the time.
+    Fail,
+}
+
+/// An acquire that was not granted, though nothing failed.
+#[derive(Debug, Clone)]
+pub(crate) struct Refused {
+    pub(crate) reason: v1::RefusalReason,
+    pub(crate) place: Option<Place>,
+    pub(crate) detail: String,
+    pub(crate) result: Vec<u8>,
 }
 
 /// How long an acquire waits.
@@ -105,7 +131,7 @@ pub(crate) struct Granted {
 /// Why an acquire ended without a grant.
 #[derive(Debug)]
 pub(crate) enum Denied {
-    Refused(v1::RefusalReason, Option<Place>),
+    Refused(Refused),
     Failed(Fault),
     /// It was granted, but too late to count.
     Lost(LossReason),

@@ -58,10 +58,24 @@ impl Client {
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
+        let limit = self.shared().request_timeout;
+        self.unary_within(limit, operation, repeat, make).await
+    }
+
+    /// As [`unary`](Self::unary), with a limit of its own: for calls that wait.
+    pub(crate) async fn unary_within<T, F>(
+        &self,
+        limit: Duration,
+        operation: Call,
+        repeat: Repeat,
+        make: impl Fn(Channel, Metadata) -> F,
+    ) -> Result<T, Error>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
         let background = Context::background_on(self.clock().clone());
         let caller = self.call_context().unwrap_or(&background);
         let call = operation.traced(caller.trace_id());
-        let limit = self.shared().request_timeout;
         let context = caller.with_timeout(limit);
         let started = self.clock().now();
         let budget = context.remaining();

@@ -17,6 +17,8 @@ use tokio_util::time::{DelayQueue, delay_queue};
 use crate::{
     engine::Engine,
     error::Error,
+    keys::EntryId,
+    locks::Change,
     requests::{Acquire, Action, Reply, Requests},
     sessions::{Proven, Secret},
     store::{Op, Outcome, StoreError},
@@ -43,6 +45,8 @@ pub enum Input {
     Cancel(RequestId),
     /// Release a lock.
     Release(RequestId),
+    /// Change an entry that is held.
+    Update(RequestId, Change),
     /// A request that is malformed.
     Malformed(RequestId, Error),
     /// End the session.
@@ -97,9 +101,12 @@ pub struct Attachment {
     engine: Engine,
     session: Proven,
     requests: Requests,
+    /// What follows from the entries that the session had when it was attached.
+    adopted: Vec<Action>,
     outputs: mpsc::Sender<Output>,
     events: SessionEvents,
     writes: FuturesUnordered<BoxFuture<'static, (RequestId, Result<Outcome, StoreError>)>>,
+    updates: FuturesUnordered<BoxFuture<'static, (RequestId, Result<(), Error>)>>,
     renewals: FuturesUnordered<BoxFuture<'static, (u64, Result<(), Error>)>>,
     deadlines: DelayQueue<RequestId>,
     deadline_of: HashMap<RequestId, delay_queue::Key>,
@@ -125,12 +132,15 @@ impl Attachment {
         let drain = self.engine.drain.clone();
         let end = self.engine.end.clone();
         let _counted = self.engine.attached.enter();
+        let adopted = std::mem::take(&mut self.adopted);
+        self.act(adopted).await;
         loop {
             let silence = self.silent_for();
             // Every arm is cancel safe: streams' next, a channel's recv, timers.
             let next = tokio::select! {
                 input = inputs.next(), if connected => self.input(input).await,
                 Some((id, outcome)) = self.writes.next() => self.written(id, outcome).await,
+                Some((id, updated)) = self.updates.next() => self.updated(id, updated).await,
                 Some((sequence, renewed)) = self.renewals.next() => self.renewed(sequence, renewed).await,
                 event = self.events.recv() => self.event(event).await,
                 Some(expired) = self.deadlines.next() => self.deadline(expired.into_inner()).await,
@@ -157,7 +167,7 @@ impl Attachment {
 
     /// Whether nothing is on its way to the store.
     fn is_settled(&self) -> bool {
-        self.writes.is_empty() && self.renewals.is_empty()
+        self.writes.is_empty() && self.updates.is_empty() && self.renewals.is_empty()
     }
 
     async fn input(&mut self, input: Option<Result<Input, Error>>) -> Next {
@@ -177,10 +187,32 @@ impl Attachment {
             Input::Close => return self.close().await,
             Input::Malformed(id, error) => vec![Action::Tell(id, Reply::Failed(error))],
             Input::Acquire(acquire) => self.acquire(acquire),
-            Input::Cancel(id) => self.requests.cancel(id),
-            Input::Release(id) => self.requests.release(id),
+            Input::Cancel(id) => self.requests.cancel(id, &self.engine.view),
+            Input::Release(id) => self.requests.release(id, &self.engine.view),
+            Input::Update(id, Change::Result(result)) => self.requests.complete(id, result),
+            Input::Update(id, change) => self.update(id, change),
         };
         self.act(actions).await
+    }
+
+    fn update(&mut self, id: RequestId, change: Change) -> Vec<Action> {
+        let view = &self.engine.view;
+        let held = self.requests.held(id);
+        let entry = EntryId { session: self.session.id, request: id };
+        let found = held.and_then(|(lock, _)| Some((view.entry(entry, &lock)?, lock)));
+        let Some((entry, lock)) = found else {
+            let error = Error::ChangeRefused("the lock is not held by this request");
+            return vec![Action::Tell(id, Reply::Failed(error))];
+        };
+        let engine = self.engine.clone();
+        let update = async move { (id, engine.change(&lock, &entry, change).await) };
+        self.updates.push(update.boxed());
+        vec![]
+    }
+
+    async fn updated(&mut self, id: RequestId, updated: Result<(), Error>) -> Next {
+        let reply = updated.map_or_else(Reply::Failed, |()| Reply::Updated);
+        self.act(vec![Action::Tell(id, reply)]).await
     }
 
     fn acquire(&mut self, acquire: Acquire) -> Vec<Action> {
@@ -193,7 +225,7 @@ impl Attachment {
             self.forget_deadline(id);
             self.deadline_of.insert(id, key);
         }
-        self.requests.acquire(acquire)
+        self.requests.acquire(acquire, &self.engine.view)
     }
 
     fn renew(&mut self, sequence: u64) {
@@ -232,18 +264,12 @@ impl Attachment {
 
     async fn event(&mut self, event: Option<SessionEvent>) -> Next {
         let actions = match event {
-            Some(SessionEvent::Granted { request, token, lock }) => {
-                self.requests.granted_in_view(request, &lock, token)
-            }
-            Some(SessionEvent::Removed { request, token, cause, .. }) => {
-                self.requests.removed_in_view(request, token, cause)
-            }
             Some(SessionEvent::Attached(at)) if at > self.session.modified => {
                 self.send(Output::GoAway(Error::Superseded)).await;
                 return Next::Stop;
             }
-            Some(SessionEvent::Attached(_)) => vec![],
             Some(SessionEvent::Ended) => return self.end(End::Expired).await,
+            Some(event) => self.requests.event(event, &self.engine.view),
             None => {
                 self.send(Output::GoAway(Error::SlowConsumer)).await;
                 return Next::Stop;
@@ -258,7 +284,7 @@ impl Attachment {
             match action {
                 Action::Submit(id, op) => self.submit(id, op),
                 Action::Tell(id, reply) => {
-                    if !matches!(reply, Reply::Queued { .. }) {
+                    if !reply.is_interim() {
                         self.forget_deadline(id);
                     }
                     next = self.send(Output::Request(id, reply)).await;
@@ -296,7 +322,7 @@ impl Attachment {
     }
 
     async fn close(&mut self) -> Next {
-        match self.engine.sessions.close(self.session.lease).await {
+        match self.engine.sessions.close(&self.session).await {
             Ok(()) => self.end(End::Closed).await,
             Err(error) => {
                 tracing::warn!(session = %self.session.id, %error, "the session will end with its lease");

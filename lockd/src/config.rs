@@ -14,7 +14,10 @@ use figment::{
 use secret::Secret;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::store::etcd::{EtcdConfig, EtcdTls};
+use crate::{
+    requests::Limits,
+    store::etcd::{EtcdConfig, EtcdTls},
+};
 
 /// What every environment variable of ours starts with.
 const ENV: &str = "LOCKD_";
@@ -71,6 +74,15 @@ pub struct Settings {
     /// How long what is in flight may take to finish when the daemon is told to stop.
     #[serde(with = "humantime_serde")]
     pub drain: Duration,
+    /// The most entries in one lock's queue.
+    #[serde(deserialize_with = "number")]
+    pub max_waiters: usize,
+    /// The most requests that a session may have open, held locks included.
+    #[serde(deserialize_with = "number")]
+    pub max_entries: usize,
+    /// The most sessions in the store, beyond which this replica opens no more.
+    #[serde(deserialize_with = "number")]
+    pub max_sessions: usize,
     /// The name of this replica.
     pub name: String,
     /// Which log lines to write.
@@ -147,6 +159,21 @@ pub struct Flags {
     #[serde(skip_serializing_if = "Option::is_none", with = "humantime_serde::option")]
     pub drain: Option<Duration>,
 
+    /// The most entries in one lock's queue [default: 10000]
+    #[arg(long, value_name = "N", value_parser = positive)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_waiters: Option<usize>,
+
+    /// The most requests that a session may have open, held locks included [default: 10000]
+    #[arg(long, value_name = "N", value_parser = positive)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_entries: Option<usize>,
+
+    /// The most sessions in the store; beyond, this replica opens no more [default: 100000]
+    #[arg(long, value_name = "N", value_parser = positive)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_sessions: Option<usize>,
+
     /// The name of this replica [default: its host and process id]
     #[arg(long, value_name = "NAME")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -212,6 +239,9 @@ impl Default for Settings {
             listen: SocketAddr::from(([127, 0, 0, 1], 7420)),
             http_listen: SocketAddr::from(([127, 0, 0, 1], 7421)),
             drain: Duration::from_secs(10),
+            max_waiters: Limits::default().waiters_per_lock,
+            max_entries: Limits::default().entries_per_session,
+            max_sessions: Limits::default().sessions,
             name: default_name(),
             log: "info".to_owned(),
             log_format: LogFormat::Text,
@@ -290,6 +320,11 @@ impl Settings {
                 "etcd_endpoints has {url:?}, which is no address: give http://HOST:PORT"
             )));
         }
+        let limits = [self.max_waiters, self.max_entries, self.max_sessions];
+        set(
+            limits.contains(&0),
+            "max_waiters, max_entries or max_sessions is 0: nobody could hold anything",
+        )?;
         let tls = self.etcd_ca.is_some() || self.etcd_cert.is_some();
         let plain = self.etcd_endpoints.iter().any(|url| url.starts_with("http://"));
         set(
@@ -297,6 +332,16 @@ impl Settings {
             "etcd_ca or etcd_cert is given, but an endpoint is http://: make it https://",
         )?;
         Ok(())
+    }
+
+    /// How much there may be.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        Limits {
+            waiters_per_lock: self.max_waiters,
+            entries_per_session: self.max_entries,
+            sessions: self.max_sessions,
+        }
     }
 
     /// How etcd is reached, the files that the configuration names read.
@@ -325,6 +370,11 @@ impl Settings {
             tls: tls.then_some(EtcdTls { ca_pem, identity_pem }),
         })
     }
+}
+
+fn positive(text: &str) -> Result<usize, String> {
+    let number = text.parse::<std::num::NonZeroUsize>();
+    number.map(std::num::NonZeroUsize::get).map_err(|error| error.to_string())
 }
 
 /// Whether this is an address that etcd can be asked at; the scheme may be left out.
@@ -394,6 +444,20 @@ fn comma_separated<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Str
         Either::List(list) => list,
         Either::Text(text) => text.split(',').map(|part| part.trim().to_owned()).collect(),
     })
+}
+
+/// A number, or a text with one: the environment has no numbers.
+fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Either {
+        Number(usize),
+        Text(String),
+    }
+    match Either::deserialize(deserializer)? {
+        Either::Number(number) => Ok(number),
+        Either::Text(text) => text.parse().map_err(serde::de::Error::custom),
+    }
 }
 
 #[cfg(test)]

@@ -14,9 +14,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     batcher::Batcher,
+    detector::Deadlocks,
     error::Error,
+    requests::Limits,
     sessions::Sessions,
-    store::{Join, Op, Outcome, Revision, Store, StoreError},
+    store::{Enqueue, Join, Op, Outcome, Revision, Store, StoreError},
     tasks::Tasks,
     view::View,
 };
@@ -47,6 +49,10 @@ pub struct Engine {
     pub started: Instant,
     /// The streams that end here.
     pub attached: Attached,
+    /// How much there may be.
+    pub limits: Limits,
+    /// Deadlocks that were ended.
+    pub deadlocks: Deadlocks,
 }
 
 /// Counts the streams that end at this replica.
@@ -83,13 +89,27 @@ impl Engine {
     pub async fn write(&self, op: Op) -> Result<Outcome, StoreError> {
         if let Op::Enqueue(enqueue) = &op
             && enqueue.join == Join::IfEmpty
-            && let Some(first) = self.store.first(enqueue.queue.clone()).await?
-            // Its own entry is there when an earlier attempt was applied and not heard of.
-            && first.key != enqueue.key
+            && self.is_occupied(enqueue).await?
         {
             return Ok(Outcome::Occupied);
         }
-        self.batcher.submit(op).await
+        let outcome = self.batcher.submit(op).await?;
+        if let Outcome::Enqueued { revision, first: false } = outcome {
+            // Whether it waits is the view's to say. If it can't, an event will.
+            drop(self.catch_up(revision).await);
+        }
+        Ok(outcome)
+    }
+
+    async fn is_occupied(&self, enqueue: &Enqueue) -> Result<bool, StoreError> {
+        for place in &enqueue.places {
+            let first = self.store.first(place.queue.clone()).await?;
+            // Its own entry is there when an earlier attempt was applied and not heard of.
+            if first.is_some_and(|first| first.key != place.key) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Waits until the view shows a revision.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use lockd_proto::{FencingToken, IdError, MetadataTooLarge, NameError, SessionId, TtlOutOfRange};
 
-use crate::{keys::LockId, store::StoreError};
+use crate::{keys::LockId, mode::Kind, store::StoreError};
 
 /// Why a request failed.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -80,9 +80,48 @@ pub enum Error {
     /// Events or answers pile up.
     #[error("the client reads its stream too slowly: resume the session and read faster")]
     SlowConsumer,
-    /// More open requests than a stream may have.
-    #[error("the stream has {limit} requests open already: wait for some to end")]
-    TooManyRequests {
+    /// The queue is of another kind.
+    #[error("{lock} is {there} at this moment, not {asked}: use another name, or the same kind")]
+    KindMismatch {
+        /// The lock.
+        lock: LockId,
+        /// What was asked for.
+        asked: Kind,
+        /// What it is.
+        there: Kind,
+    },
+    /// The owner holds the lock shared and wants it for itself.
+    #[error(
+        "{lock} is held shared by this owner and can't be upgraded: two that upgrade would wait for \
+         each other; release it, then acquire it exclusive"
+    )]
+    UpgradeRefused {
+        /// The lock.
+        lock: LockId,
+    },
+    /// A change that does not apply.
+    #[error("the change was refused: {0}")]
+    ChangeRefused(&'static str),
+    /// A party has died or left early.
+    #[error("the barrier {0} is broken: a party has died or left early")]
+    BarrierBroken(LockId),
+    /// The queue is full.
+    #[error("{lock} has {limit} entries in its queue already: come back later")]
+    TooManyWaiters {
+        /// The lock.
+        lock: LockId,
+        /// The limit.
+        limit: usize,
+    },
+    /// More open requests than a session may have.
+    #[error("the session has {limit} requests open already: wait for some to end")]
+    TooManyEntries {
+        /// The limit.
+        limit: usize,
+    },
+    /// More sessions than there may be.
+    #[error("there are {limit} sessions already: close some, or raise the limit")]
+    TooManySessions {
         /// The limit.
         limit: usize,
     },

@@ -1,6 +1,7 @@
 //! `lockd.v1` over gRPC: translates, decides nothing.
 
 mod admin;
+mod explain;
 mod lock;
 mod session;
 mod status;
@@ -31,8 +32,9 @@ const PING_TIMEOUT: Duration = Duration::from_secs(5);
 /// The most calls that one connection may have open: room for many waiters, an end to floods.
 const MAX_STREAMS: u32 = 4096;
 
-/// The largest message that a client may send, in bytes. Room for every legal request.
-pub const MAX_MESSAGE_BYTES: usize = 64 * 1024;
+/// The largest message that a client may send, in bytes. Room for every legal request, of which
+/// the result of a once is the largest.
+pub const MAX_MESSAGE_BYTES: usize = 96 * 1024;
 
 /// What the services share.
 #[derive(Debug, Clone)]

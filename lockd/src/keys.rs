@@ -4,6 +4,7 @@
 //! s/<session>                                     a session, attached to its lease
 //! q/<namespace> NUL <lock> NUL <session><request> an entry of a lock's queue
 //! n/<session><request>                            why an entry was removed by force
+//! r/<namespace> NUL <lock>                        the result of a once
 //! ```
 //!
 //! Session and request ids are 32 hexadecimal digits. Names hold no control characters, so
@@ -18,6 +19,7 @@ use crate::store::Key;
 const SESSION: &[u8] = b"s/";
 const ENTRY: &[u8] = b"q/";
 const NOTE: &[u8] = b"n/";
+const RESULT: &[u8] = b"r/";
 const HEX_ID: usize = 32;
 
 /// A lock: its namespace and name, as one path `<namespace> NUL <name>`, which sorts locks
@@ -45,6 +47,13 @@ impl LockId {
     #[must_use]
     pub fn name(&self) -> &str {
         self.parts().1
+    }
+
+    /// The lock of another name in the same namespace.
+    #[must_use]
+    pub fn sibling(&self, name: &LockName) -> Self {
+        let path = format!("{}\0{name}", self.namespace()).into();
+        Self { path }
     }
 
     /// Whether its path starts with `prefix`, as made by [`prefix_path`].
@@ -100,6 +109,8 @@ pub enum Named {
     Entry(LockId, EntryId),
     /// A note about an entry.
     Note(EntryId),
+    /// The result of a once.
+    Result(LockId),
 }
 
 /// The key of a session.
@@ -122,11 +133,22 @@ pub fn entry(lock: &LockId, id: EntryId) -> Key {
     Key::new([queue(lock).as_bytes(), owner.as_bytes()].concat())
 }
 
+/// The keys of an entry that is in the queues of several locks.
+pub fn entries(locks: &[LockId], id: EntryId) -> impl Iterator<Item = Key> {
+    locks.iter().map(move |lock| entry(lock, id))
+}
+
 /// The key of the note about an entry.
 #[must_use]
 pub fn note(id: EntryId) -> Key {
     let EntryId { session, request } = id;
     Key::new([NOTE, format!("{session}{request}").as_bytes()].concat())
+}
+
+/// The key of the result of a once.
+#[must_use]
+pub fn result(lock: &LockId) -> Key {
+    Key::new([RESULT, lock.path.as_bytes()].concat())
 }
 
 /// Reads a key back; `None` for one that lockd did not write.
@@ -139,14 +161,19 @@ pub fn parse(key: &Key) -> Option<Named> {
     if let Some(owner) = bytes.strip_prefix(NOTE) {
         return entry_id(owner).map(Named::Note);
     }
-    let mut parts = bytes.strip_prefix(ENTRY)?.split(|byte| *byte == 0);
-    let (namespace, name, owner) = (parts.next()?, parts.next()?, parts.next()?);
-    if parts.next().is_some() {
-        return None;
+    if let Some(path) = bytes.strip_prefix(RESULT) {
+        let mut parts = path.splitn(2, |byte| *byte == 0);
+        return lock_id(parts.next()?, parts.next()?).map(Named::Result);
     }
+    let mut parts = bytes.strip_prefix(ENTRY)?.splitn(3, |byte| *byte == 0);
+    let (namespace, name, owner) = (parts.next()?, parts.next()?, parts.next()?);
+    Some(Named::Entry(lock_id(namespace, name)?, entry_id(owner)?))
+}
+
+fn lock_id(namespace: &[u8], name: &[u8]) -> Option<LockId> {
     let namespace = Namespace::parse(std::str::from_utf8(namespace).ok()?).ok()?;
     let name = LockName::parse(std::str::from_utf8(name).ok()?).ok()?;
-    Some(Named::Entry(LockId::new(&namespace, &name), entry_id(owner)?))
+    Some(LockId::new(&namespace, &name))
 }
 
 fn session_id(hex: &[u8]) -> Option<SessionId> {
@@ -193,6 +220,7 @@ mod tests {
         fn keys_round_trip(lock in lock(), id in id()) {
             prop_assert_eq!(parse(&session(id.session)), Some(Named::Session(id.session)));
             prop_assert_eq!(parse(&note(id)), Some(Named::Note(id)));
+            prop_assert_eq!(parse(&result(&lock)), Some(Named::Result(lock.clone())));
             prop_assert_eq!(parse(&entry(&lock, id)), Some(Named::Entry(lock, id)));
         }
 

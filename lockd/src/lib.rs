@@ -1,16 +1,21 @@
 //! lockd, the lock and lease daemon. ARCHITECTURE.md has the map.
 
 pub mod attachment;
+pub mod barrier;
 pub mod batcher;
 pub mod cli;
 pub mod config;
+pub mod deadlock;
+pub mod detector;
 pub mod engine;
 pub mod error;
 pub mod grpc;
 pub mod health;
 pub mod keys;
 pub mod locks;
+pub mod mode;
 pub mod queue;
+pub mod reaper;
 pub mod record;
 pub mod requests;
 pub mod serve;

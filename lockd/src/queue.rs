@@ -1,57 +1,164 @@
 //! The queue is the lock.
 //!
 //! A lock is nothing but its queue: entries in the order of their creation revision. Who
-//! holds it is a pure function of that order: the first entry does, and its revision is the
-//! fencing token. A grant therefore needs no write of its own. When an entry leaves, the
-//! next one holds, and since entries join only at the end, tokens grow with every grant.
+//! holds it is a pure function of that order, the grant rule: the longest run of entries at
+//! the head that are compatible with one another. An entry's revision is its fencing token.
+//! A grant therefore needs no write of its own. When an entry leaves, those that can hold
+//! now do, and since nobody overtakes and entries join only at the end, tokens grow with
+//! every grant and nobody starves.
+//!
+//! A barrier is held by its first parties once they are all there, and by nobody before.
 //!
 //! No I/O, no clock, no async.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    ops::Bound::{Excluded, Unbounded},
+};
 
-use crate::store::Revision;
+use crate::{
+    mode::{Kind, Mode},
+    store::Revision,
+};
 
-/// The entries of one lock, each with what `T` says of it.
+/// What the grant rule asks of an entry.
+pub trait Seated {
+    /// How it shares its lock.
+    fn mode(&self) -> Mode;
+}
+
+/// The entries of one lock, and how far down the queue it is held.
 #[derive(Debug, Clone)]
 pub struct Queue<T> {
     entries: BTreeMap<Revision, T>,
+    /// The last entry that was granted. All before it were too.
+    reach: Revision,
+    /// What the holders take of the capacity.
+    taken: u64,
+    /// How many hold.
+    held: usize,
 }
 
 impl<T> Default for Queue<T> {
     fn default() -> Self {
-        Self { entries: BTreeMap::new() }
+        Self { entries: BTreeMap::new(), reach: Revision::default(), taken: 0, held: 0 }
     }
 }
 
-impl<T> Queue<T> {
-    /// The grant rule: the entry that holds the lock.
-    #[must_use]
-    pub fn holder(&self) -> Option<(Revision, &T)> {
-        self.entries.first_key_value().map(|(at, entry)| (*at, entry))
+/// The grant rule, word for word: how many entries at the head of a queue hold it.
+///
+/// ```
+/// use lockd::{mode::Mode::{Exclusive, Shared}, queue::holders};
+///
+/// assert_eq!(holders([Exclusive, Exclusive]), 1);
+/// assert_eq!(holders([Shared, Shared, Exclusive, Shared]), 2);
+/// ```
+pub fn holders(modes: impl IntoIterator<Item = Mode>) -> usize {
+    let mut modes = modes.into_iter().peekable();
+    let Some(kind) = modes.peek().map(|first| first.kind()) else {
+        return 0;
+    };
+    let mut taken = 0;
+    let run = modes.take_while(|mode| {
+        taken += mode.weight();
+        mode.kind() == kind && taken <= kind.capacity()
+    });
+    match (kind, run.count()) {
+        (Kind::Barrier { parties }, here) if (here as u64) < u64::from(parties) => 0,
+        (_, count) => count,
     }
+}
 
-    /// Whether the entry created at this revision holds the lock.
-    #[must_use]
-    pub fn is_held_by(&self, at: Revision) -> bool {
-        self.holder().is_some_and(|(holder, _)| holder == at)
-    }
-
+impl<T: Seated> Queue<T> {
     /// Adds the entry that was created at a revision.
     pub fn insert(&mut self, at: Revision, entry: T) {
         self.entries.insert(at, entry);
     }
 
-    /// Takes an entry out, and with it the lock if it held that.
+    /// Takes an entry out, and with it what it held.
     pub fn remove(&mut self, at: Revision) -> Option<T> {
-        self.entries.remove(&at)
+        let entry = self.entries.remove(&at)?;
+        if at <= self.reach && self.held > 0 {
+            if let Mode::Party { .. } = entry.mode() {
+                // Parties go together. What is left of a barrier that was broken holds nothing.
+                (self.taken, self.held) = (0, 0);
+            } else {
+                self.taken -= entry.mode().weight();
+                self.held -= 1;
+            }
+        }
+        Some(entry)
     }
 
-    /// The entry that was granted the lock by changes made since `before` held it. Changes
-    /// that belong together are all applied before this is asked: an entry that goes in the
-    /// same step as the holder was never granted anything.
+    /// Puts a changed entry in the place of what it was.
+    pub fn replace(&mut self, at: Revision, entry: T) {
+        let weight = entry.mode().weight();
+        let Some(before) = self.entries.insert(at, entry) else { return };
+        if at <= self.reach {
+            self.taken = self.taken - before.mode().weight() + weight;
+        }
+    }
+
+    /// Grants what the rule allows by now, and says which entries that are. Changes that
+    /// belong together are all applied before this is asked: an entry that goes in the same
+    /// step as the holder was never granted anything.
+    pub fn advance(&mut self) -> impl Iterator<Item = &T> {
+        let before = if self.held == 0 { Revision::default() } else { self.reach };
+        let mut reach = before;
+        if let Some(kind) = self.kind() {
+            let next = self.entries.range((Excluded(before), Unbounded));
+            let next = next.take_while(|(_, entry)| entry.mode().kind() == kind);
+            let (mut taken, mut held) = (self.taken, self.held);
+            for (at, entry) in next {
+                if taken + entry.mode().weight() > kind.capacity() {
+                    break;
+                }
+                (taken, held, reach) = (taken + entry.mode().weight(), held + 1, *at);
+            }
+            // Parties come in together or not at all, and only when all before them have left.
+            let barrier = matches!(kind, Kind::Barrier { .. });
+            if barrier && (self.held > 0 || taken < kind.capacity()) {
+                reach = before;
+            } else {
+                (self.taken, self.held) = (taken, held);
+            }
+        }
+        self.reach = reach;
+        let granted = self.entries.range((Excluded(before), Unbounded));
+        granted.take_while(move |(at, _)| **at <= reach).map(|(_, entry)| entry)
+    }
+
+    /// What it is: the kind of its first entry.
     #[must_use]
-    pub fn granted_since(&self, before: Option<Revision>) -> Option<(Revision, &T)> {
-        self.holder().filter(|(now, _)| before != Some(*now))
+    pub fn kind(&self) -> Option<Kind> {
+        self.entries.values().next().map(|entry| entry.mode().kind())
+    }
+
+    /// Whether an entry of this mode that joined now would hold at once.
+    #[must_use]
+    pub fn would_grant(&self, mode: Mode) -> bool {
+        let Some(kind) = self.kind() else { return true };
+        let room = kind == mode.kind() && self.taken + mode.weight() <= kind.capacity();
+        room && self.held == self.entries.len() && !matches!(kind, Kind::Barrier { .. })
+    }
+}
+
+impl<T> Queue<T> {
+    /// Whether the entry created at this revision holds the lock.
+    #[must_use]
+    pub fn is_held_by(&self, at: Revision) -> bool {
+        self.held > 0 && at <= self.reach && self.entries.contains_key(&at)
+    }
+
+    /// The entries that hold the lock, oldest first.
+    pub fn holders(&self) -> impl Iterator<Item = &T> {
+        self.entries.values().take(self.held)
+    }
+
+    /// The entry that was created at a revision.
+    #[must_use]
+    pub fn get(&self, at: Revision) -> Option<&T> {
+        self.entries.get(&at)
     }
 
     /// How many entries are ahead of the one created at this revision.
@@ -60,15 +167,21 @@ impl<T> Queue<T> {
         self.entries.range(..at).count()
     }
 
-    /// The entries in order, the holder first.
+    /// The entries in order, the holders first.
     pub fn iter(&self) -> impl Iterator<Item = (Revision, &T)> {
         self.entries.iter().map(|(at, entry)| (*at, entry))
     }
 
-    /// How many entries there are, the holder included.
+    /// How many entries there are, the holders included.
     #[must_use]
     pub fn len(&self) -> usize {
         self.entries.len()
+    }
+
+    /// How many entries hold the lock.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.held
     }
 
     /// Whether the lock is free.

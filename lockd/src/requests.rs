@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! acquire ─► Enqueueing ─► Waiting ─► Held ─► Leaving ─► gone
-//!                 └───────────┴── cancel, max_wait ─┘
+//!                 └───────────┴── cancel, max_wait ─┘└─► Left ─► gone (a party)
 //! ```
 //!
 //! Inputs are what the client asks, what became of a write, and what the view saw. Each
@@ -13,29 +13,34 @@
 use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
+    time::Duration,
 };
 
-use lockd_proto::{RequestId, SessionId};
+use bytes::Bytes;
+use lockd_proto::RequestId;
 
 use crate::{
     error::Error,
-    keys::{self, EntryId, LockId},
-    record::EntryRecord,
-    store::{Delete, Guard, Op, Outcome, Record, Revision, StoreError},
-    view::{Described, Entry, Place, Removal, View},
+    keys::{EntryId, LockId},
+    mode::Mode,
+    record::{EntryRecord, Mark},
+    store::{Op, Outcome, Record, Revision, StoreError},
+    view::{Ahead, Entry, Place, Removal, SessionEvent, View},
 };
 
 mod enqueue;
+mod leave;
+mod reply;
 
-pub use enqueue::{Acquire, Owner};
-
-/// The most requests that a session may have open on one stream, held locks included.
-pub const MAX_OPEN: usize = 10_000;
+pub use enqueue::{Acquire, Limits, Owner};
+use reply::Leave;
+pub use reply::{LossCause, Refusal, Released, Reply};
 
 /// The open requests of one session.
 #[derive(Debug)]
 pub struct Requests {
     owner: Owner,
+    limits: Limits,
     open: HashMap<RequestId, Open>,
     /// Entries that are gone from the store, and that the view has yet to see leave.
     departed: HashSet<(RequestId, Revision)>,
@@ -43,31 +48,26 @@ pub struct Requests {
 
 #[derive(Debug)]
 struct Open {
-    lock: LockId,
+    locks: Arc<[LockId]>,
     record: Arc<EntryRecord>,
+    wait: Option<Duration>,
     phase: Phase,
-    /// How many were ahead when that was last looked at, and who held the lock.
-    ahead: Option<(usize, Described)>,
+    /// Who was ahead when that was last looked at.
+    ahead: Option<Ahead>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Phase {
     /// The entry is on its way to the store; `leave` is why it is to be taken out at once.
     Enqueueing { leave: Option<Leave> },
-    /// The entry is in the queue.
+    /// The entry is in its queues.
     Waiting { token: Revision },
-    /// The client was told that it holds the lock.
+    /// The client was told that it holds its locks.
     Held { token: Revision },
     /// The entry is on its way out; `seen` when the view has seen it go.
-    Leaving { token: Revision, why: Leave, seen: bool },
-}
-
-/// Why an entry leaves its queue.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Leave {
-    Cancelled,
-    WaitExpired,
-    Released,
+    Leaving { token: Revision, why: Leave, mark: Option<Mark>, seen: bool },
+    /// The party has left, and waits for the others to do so.
+    Left { token: Revision },
 }
 
 /// What is to be done next.
@@ -79,68 +79,22 @@ pub enum Action {
     Tell(RequestId, Reply),
 }
 
-/// What the client is told of a request.
-#[derive(Debug, Clone)]
-pub enum Reply {
-    /// It waits.
-    Queued {
-        /// How many are ahead, the holder included.
-        ahead: usize,
-        /// The holder.
-        holder: Described,
-    },
-    /// It holds the lock.
-    Granted {
-        /// The fencing token.
-        token: Revision,
-    },
-    /// It ended without a grant.
-    Refused {
-        /// Why.
-        refusal: Refusal,
-        /// How many were ahead when that was last looked at, and who held the lock.
-        ahead: Option<(usize, Described)>,
-    },
-    /// It failed.
-    Failed(Error),
-    /// Its release was done.
-    Released(Released),
-    /// It held the lock, and lost it though the session lives.
-    Lost {
-        /// The token.
-        token: Revision,
-        /// Why.
-        cause: Removal,
-    },
-}
+impl Open {
+    fn mode(&self) -> Mode {
+        self.record.mode()
+    }
 
-/// Why an acquire ended without a grant though nothing failed.
-#[derive(Debug, Clone)]
-pub enum Refusal {
-    /// The lock is held and the caller would not wait.
-    Busy,
-    /// Its time to wait is over.
-    WaitExpired,
-    /// The session took it back.
-    Cancelled,
-    /// An operator took it out.
-    Forced,
-}
-
-/// What a release found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Released {
-    /// The lock was held, and is released.
-    Released,
-    /// It was lost before.
-    AlreadyLost,
+    /// Whether it would rather be refused than wait.
+    fn is_try(&self) -> bool {
+        self.wait.is_some_and(|wait| wait.is_zero())
+    }
 }
 
 impl Requests {
     /// No requests yet.
     #[must_use]
-    pub fn new(owner: Owner) -> Self {
-        Self { owner, open: HashMap::new(), departed: HashSet::new() }
+    pub fn new(owner: Owner, limits: Limits) -> Self {
+        Self { owner, limits, open: HashMap::new(), departed: HashSet::new() }
     }
 
     /// Whose they are.
@@ -149,43 +103,95 @@ impl Requests {
         &self.owner
     }
 
-    /// Takes over an entry that an earlier stream of the session made.
-    pub fn adopt(&mut self, entry: &Entry, standing: Standing) {
-        let token = entry.created;
-        let phase = match standing {
-            Standing::Held => Phase::Held { token },
-            Standing::Waiting => Phase::Waiting { token },
+    /// Takes over an entry that an earlier stream of the session made, as the view shows it.
+    pub fn adopt(&mut self, entry: &Entry, view: &View) -> Vec<Action> {
+        let (id, token) = (entry.id.request, entry.created);
+        let Some(lock) = entry.locks.first() else { return vec![] };
+        let place = view.place(lock, token);
+        let held = matches!(place, Place::Held);
+        let phase = match entry.record.mark() {
+            // Nobody waits for it any more; it stays for the others to see.
+            Mark::Gone => return vec![],
+            Mark::Left => Phase::Left { token },
+            Mark::Here if held => Phase::Held { token },
+            Mark::Here => Phase::Waiting { token },
         };
-        let (lock, record) = (entry.lock.clone(), Arc::new(entry.record.clone()));
-        self.open.insert(entry.id.request, Open { lock, record, phase, ahead: None });
+        let record = Arc::new(entry.record.clone());
+        let locks = entry.locks.as_slice().into();
+        self.open.insert(id, Open { locks, record, wait: None, phase, ahead: None });
+        match place {
+            Place::Broken => self.broken(id, token),
+            Place::Misplaced(kind) => self.leave(id, Leave::Misplaced(kind), view),
+            Place::Held if !entry.record.yield_reason.is_empty() => {
+                vec![Action::Tell(id, Reply::YieldRequested(entry.record.yield_reason.clone()))]
+            }
+            Place::Held | Place::Waiting(_) | Place::Gone | Place::NotSeen => vec![],
+        }
     }
 
-    /// The client wants a lock. Asking again with the same id is a retry.
-    pub fn acquire(&mut self, acquire: Acquire) -> Vec<Action> {
+    /// The client wants locks. Asking again with the same id is a retry.
+    pub fn acquire(&mut self, acquire: Acquire, view: &View) -> Vec<Action> {
         let id = acquire.request;
-        let failed = |error| vec![Action::Tell(id, Reply::Failed(error))];
         if let Some(open) = self.open.get(&id) {
-            if open.lock != acquire.lock || !open.record.same_request(&acquire.record) {
-                return failed(Error::RequestIdReused);
+            if open.locks != acquire.locks || !open.record.same_request(&acquire.record) {
+                return vec![Action::Tell(id, Reply::Failed(Error::RequestIdReused))];
             }
             return match open.phase {
                 Phase::Held { token } => vec![Action::Tell(id, Reply::Granted { token })],
-                Phase::Enqueueing { .. } | Phase::Waiting { .. } | Phase::Leaving { .. } => vec![],
+                Phase::Enqueueing { .. }
+                | Phase::Waiting { .. }
+                | Phase::Leaving { .. }
+                | Phase::Left { .. } => vec![],
             };
         }
-        if self.open.len() >= MAX_OPEN {
-            return failed(Error::TooManyRequests { limit: MAX_OPEN });
+        if let Some(result) = acquire.result(view) {
+            let reply = Reply::Refused { refusal: Refusal::Done(result), ahead: None };
+            return vec![Action::Tell(id, reply)];
+        }
+        if let Some(error) = self.obstacle(&acquire, view) {
+            return vec![Action::Tell(id, Reply::Failed(error))];
+        }
+        if acquire.is_hopeless(view) {
+            let ahead = acquire.locks.iter().find_map(|lock| view.ahead(lock));
+            return vec![Action::Tell(id, Reply::Refused { refusal: Refusal::Busy, ahead })];
         }
         let op = acquire.enqueue(&self.owner);
         let phase = Phase::Enqueueing { leave: None };
-        let Acquire { lock, record, .. } = acquire;
-        self.open.insert(id, Open { lock, record, phase, ahead: None });
+        let Acquire { locks, record, max_wait: wait, .. } = acquire;
+        self.open.insert(id, Open { locks, record, wait, phase, ahead: None });
         vec![Action::Submit(id, op)]
     }
 
+    /// What keeps an acquire from being made at all. A retry finds its entry, whatever else is
+    /// in its queues by now.
+    fn obstacle(&self, acquire: &Acquire, view: &View) -> Option<Error> {
+        let limit = self.limits.entries_per_session;
+        if self.open.len() >= limit {
+            return Some(Error::TooManyEntries { limit });
+        }
+        let id = EntryId { session: self.owner.session, request: acquire.request };
+        if acquire.locks.iter().any(|lock| view.entry(id, lock).is_some()) {
+            return None;
+        }
+        acquire.obstacle(&self.owner, &self.limits, view)
+    }
+
+    /// A lock that a request holds, and its token.
+    #[must_use]
+    pub fn held(&self, id: RequestId) -> Option<(LockId, Revision)> {
+        let open = self.open.get(&id)?;
+        match open.phase {
+            Phase::Held { token } => Some((open.locks.first()?.clone(), token)),
+            Phase::Enqueueing { .. }
+            | Phase::Waiting { .. }
+            | Phase::Leaving { .. }
+            | Phase::Left { .. } => None,
+        }
+    }
+
     /// The client does not want it any more.
-    pub fn cancel(&mut self, id: RequestId) -> Vec<Action> {
-        self.leave(id, Leave::Cancelled)
+    pub fn cancel(&mut self, id: RequestId, view: &View) -> Vec<Action> {
+        self.leave(id, Leave::Cancelled, view)
     }
 
     /// The client has waited as long as it wanted to.
@@ -194,43 +200,50 @@ impl Requests {
             return vec![];
         };
         match open.phase {
-            Phase::Held { .. } | Phase::Leaving { .. } => return vec![],
+            Phase::Held { .. } | Phase::Leaving { .. } | Phase::Left { .. } => return vec![],
             Phase::Enqueueing { .. } => {}
-            Phase::Waiting { token } => {
-                if let Place::Waiting { ahead, holder } = view.place(&open.lock, token) {
-                    open.ahead = Some((ahead, holder));
-                }
-            }
+            Phase::Waiting { token } => open.look(view, token),
         }
-        self.leave(id, Leave::WaitExpired)
+        self.leave(id, Leave::WaitExpired, view)
     }
 
-    /// The client gives the lock back.
-    pub fn release(&mut self, id: RequestId) -> Vec<Action> {
-        match self.open.get(&id).map(|open| open.phase) {
-            Some(Phase::Held { .. }) => self.leave(id, Leave::Released),
+    /// The client gives back what it holds.
+    pub fn release(&mut self, id: RequestId, view: &View) -> Vec<Action> {
+        match self.open.get(&id).map(|open| &open.phase) {
+            Some(Phase::Held { .. }) => self.leave(id, Leave::Released, view),
             Some(Phase::Enqueueing { .. } | Phase::Waiting { .. }) => {
                 vec![Action::Tell(id, Reply::Failed(Error::StillWaiting))]
             }
-            Some(Phase::Leaving { .. }) => vec![],
+            Some(Phase::Leaving { .. } | Phase::Left { .. }) => vec![],
             None => vec![Action::Tell(id, Reply::Released(Released::AlreadyLost))],
         }
     }
 
-    fn leave(&mut self, id: RequestId, why: Leave) -> Vec<Action> {
+    /// The client has the result of a once: it is stored, and the entry released, in one step.
+    pub fn complete(&mut self, id: RequestId, result: Bytes) -> Vec<Action> {
+        let refused =
+            |problem| vec![Action::Tell(id, Reply::Failed(Error::ChangeRefused(problem)))];
         let Some(open) = self.open.get_mut(&id) else {
-            return self.left(id, why, Released::AlreadyLost);
+            return refused("the lock is not held by this request");
         };
         match open.phase {
-            Phase::Enqueueing { ref mut leave } => {
-                leave.get_or_insert(why);
-                vec![]
+            Phase::Held { token } if open.mode() == Mode::Once => {
+                let op = open.completion(
+                    EntryId { session: self.owner.session, request: id },
+                    token,
+                    result,
+                );
+                let why = Leave::Completed;
+                open.phase = Phase::Leaving { token, why, mark: None, seen: false };
+                vec![Action::Submit(id, op)]
             }
-            Phase::Waiting { token } | Phase::Held { token } => {
-                open.phase = Phase::Leaving { token, why, seen: false };
-                vec![Action::Submit(id, dequeue(&open.lock, self.owner.session, id, token))]
-            }
-            Phase::Leaving { .. } => vec![],
+            Phase::Held { .. } => refused("only a once has a result"),
+            // A retry, on its way already.
+            Phase::Leaving { why: Leave::Completed, .. } => vec![],
+            Phase::Enqueueing { .. }
+            | Phase::Waiting { .. }
+            | Phase::Leaving { .. }
+            | Phase::Left { .. } => refused("the lock is not held by this request"),
         }
     }
 
@@ -241,13 +254,12 @@ impl Requests {
         outcome: Result<Outcome, StoreError>,
         view: &View,
     ) -> Vec<Action> {
-        match self.open.get(&id).map(|open| open.phase) {
+        match self.open.get(&id).map(|open| open.phase.clone()) {
             Some(Phase::Enqueueing { leave }) => self.enqueued(id, leave, outcome, view),
-            Some(Phase::Leaving { token, why, seen }) => {
-                let unseen = (!seen).then_some(token);
-                self.dequeued(id, why, unseen, outcome)
+            Some(Phase::Leaving { token, why, mark, seen }) => {
+                self.out(id, leave::Way { token, why, mark, seen }, outcome, view)
             }
-            Some(Phase::Waiting { .. } | Phase::Held { .. }) | None => vec![],
+            Some(Phase::Waiting { .. } | Phase::Held { .. } | Phase::Left { .. }) | None => vec![],
         }
     }
 
@@ -258,19 +270,16 @@ impl Requests {
         outcome: Result<Outcome, StoreError>,
         view: &View,
     ) -> Vec<Action> {
+        let Some(open) = self.open.get_mut(&id) else {
+            return vec![];
+        };
         let (token, first) = match outcome {
             Ok(Outcome::Enqueued { revision, first }) => (revision, first),
-            Ok(Outcome::Exists(record)) => {
-                if self.open.get(&id).is_some_and(|open| !made_by(&record, open)) {
-                    return self.close(id, Reply::Failed(Error::RequestIdReused));
-                }
-                (record.created, false)
-            }
+            Ok(Outcome::Exists(record)) if made_by(&record, open) => (record.created, false),
+            Ok(Outcome::Exists(_)) => return self.close(id, Reply::Failed(Error::RequestIdReused)),
             Ok(Outcome::Occupied) => {
-                if let Some(open) = self.open.get_mut(&id) {
-                    open.ahead = view.queue(&open.lock).and_then(|queue| queue.ahead());
-                }
-                return self.refuse(id, leave.map_or(Refusal::Busy, Leave::refusal));
+                open.ahead = open.locks.iter().find_map(|lock| view.ahead(lock));
+                return self.left(id, leave.unwrap_or(Leave::Busy), Released::AlreadyLost, view);
             }
             Ok(Outcome::SessionGone) => {
                 return self.close(id, Reply::Failed(Error::SessionNotFound(self.owner.session)));
@@ -280,110 +289,159 @@ impl Requests {
             }
             Err(error) => return self.close(id, Reply::Failed(Error::Store(error))),
         };
-        let Some(open) = self.open.get_mut(&id) else {
-            return vec![];
-        };
-        let place = view.place(&open.lock, token);
+        let place = open.place(view, token);
         if let Place::Gone = place {
             // Taken out by force before its own write was heard of.
-            return self.refuse(id, leave.map_or(Refusal::Forced, Leave::refusal));
+            let refusal = leave.map_or(Refusal::Forced, |why| why.refusal(open, view));
+            return self.refuse(id, refusal);
         }
         open.phase = Phase::Waiting { token };
         if let Some(why) = leave {
-            return self.leave(id, why);
+            return self.leave(id, why, view);
         }
+        // Parties have to be counted, and a once may have a result, which only the view can tell.
+        if first && !matches!(open.mode(), Mode::Party { .. } | Mode::Once) {
+            return self.granted(id, token, view);
+        }
+        self.placed(id, token, place, view)
+    }
+
+    /// A new entry was found in this place.
+    fn placed(&mut self, id: RequestId, token: Revision, place: Place, view: &View) -> Vec<Action> {
+        let Some(open) = self.open.get_mut(&id) else {
+            return vec![];
+        };
         match place {
-            _ if first => self.granted(id, token),
-            Place::Held => self.granted(id, token),
-            Place::Waiting { ahead, holder } => {
-                open.ahead = Some((ahead, holder.clone()));
-                vec![Action::Tell(id, Reply::Queued { ahead, holder })]
+            Place::Held => self.granted(id, token, view),
+            Place::Misplaced(kind) => self.leave(id, Leave::Misplaced(kind), view),
+            Place::Broken => self.broken(id, token),
+            Place::Waiting(ahead) if open.is_try() => {
+                open.ahead = Some(ahead);
+                self.leave(id, Leave::Busy, view)
+            }
+            Place::NotSeen if open.is_try() => self.leave(id, Leave::Busy, view),
+            Place::Waiting(ahead) => {
+                open.ahead = Some(ahead.clone());
+                vec![Action::Tell(id, Reply::Queued(ahead))]
             }
             Place::NotSeen | Place::Gone => vec![],
         }
     }
 
-    fn dequeued(
-        &mut self,
-        id: RequestId,
-        why: Leave,
-        unseen: Option<Revision>,
-        outcome: Result<Outcome, StoreError>,
-    ) -> Vec<Action> {
-        let released = match outcome {
-            Ok(Outcome::Done(_)) => Released::Released,
-            Ok(_) => Released::AlreadyLost,
-            Err(error) => return self.close(id, Reply::Failed(Error::Store(error))),
-        };
-        self.departed.extend(unseen.map(|token| (id, token)));
-        self.left(id, why, released)
+    /// The view saw something of one of the session's entries.
+    pub fn event(&mut self, event: SessionEvent, view: &View) -> Vec<Action> {
+        match event {
+            SessionEvent::Granted(entry) => self.granted_in_view(&entry, view),
+            SessionEvent::Removed(entry, cause) => {
+                self.removed_in_view(entry.id.request, entry.created, cause, view)
+            }
+            SessionEvent::Misplaced(entry, kind) => {
+                self.end_wait(&entry, Leave::Misplaced(kind), view)
+            }
+            SessionEvent::Deadlocked(entry, cycle) => {
+                self.end_wait(&entry, Leave::Deadlock(cycle), view)
+            }
+            SessionEvent::Broken(entry) => self.broken(entry.id.request, entry.created),
+            SessionEvent::YieldRequested(entry) => self.yield_requested(&entry),
+            SessionEvent::Attached(_) | SessionEvent::Ended => vec![],
+        }
     }
 
-    /// The view saw that an entry holds its lock now. One that is not known here was made by
+    /// Whether nothing is on its way in or out.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        let settled = |open: &Open| matches!(open.phase, Phase::Held { .. } | Phase::Left { .. });
+        self.open.values().all(settled)
+    }
+
+    /// The view saw that an entry holds its locks now. One that is not known here was made by
     /// an earlier stream: the client is told, and gives back what it does not want.
-    pub fn granted_in_view(
-        &mut self,
-        id: RequestId,
-        lock: &LockId,
-        token: Revision,
-    ) -> Vec<Action> {
-        match self.open.get(&id).map(|open| open.phase) {
-            Some(Phase::Waiting { token: waiting }) if waiting == token => self.granted(id, token),
+    fn granted_in_view(&mut self, entry: &Entry, view: &View) -> Vec<Action> {
+        let (id, token) = (entry.id.request, entry.created);
+        match self.open.get(&id).map(|open| &open.phase) {
+            Some(Phase::Waiting { token: waiting }) if *waiting == token => {
+                self.granted(id, token, view)
+            }
             Some(_) => vec![],
             None if self.departed.contains(&(id, token)) => vec![],
             None => {
-                let record = Arc::default();
-                let phase = Phase::Held { token };
-                self.open.insert(id, Open { lock: lock.clone(), record, phase, ahead: None });
-                vec![Action::Tell(id, Reply::Granted { token })]
+                let record = Arc::new(entry.record.clone());
+                let (locks, phase) = (entry.locks.as_slice().into(), Phase::Waiting { token });
+                self.open.insert(id, Open { locks, record, wait: None, phase, ahead: None });
+                self.granted(id, token, view)
             }
         }
     }
 
     /// The view saw that an entry is gone.
-    pub fn removed_in_view(
+    fn removed_in_view(
         &mut self,
         id: RequestId,
         token: Revision,
         cause: Removal,
+        view: &View,
     ) -> Vec<Action> {
         if self.departed.remove(&(id, token)) {
             return vec![];
         }
-        match self.open.get(&id).map(|open| open.phase) {
-            Some(Phase::Held { token: held }) if held == token => {
-                self.close(id, Reply::Lost { token, cause })
+        let Some(open) = self.open.get_mut(&id) else {
+            return vec![];
+        };
+        match &mut open.phase {
+            Phase::Held { token: held } if *held == token => {
+                self.close(id, Reply::Lost { token, cause: LossCause::Removed(cause) })
             }
-            Some(Phase::Waiting { token: waiting }) if waiting == token => {
+            Phase::Waiting { token: waiting } if *waiting == token => {
                 let refusal = match cause {
                     Removal::BySession => Refusal::Cancelled,
                     Removal::Forced { .. } => Refusal::Forced,
                 };
                 self.refuse(id, refusal)
             }
-            Some(Phase::Leaving { token: leaving, why, .. }) if leaving == token => {
-                if let Some(open) = self.open.get_mut(&id) {
-                    open.phase = Phase::Leaving { token, why, seen: true };
-                }
+            Phase::Leaving { token: leaving, seen, .. } if *leaving == token => {
+                *seen = true;
                 vec![]
+            }
+            // All have left.
+            Phase::Left { token: left } if *left == token => {
+                self.left(id, Leave::Released, Released::Released, view)
+            }
+            Phase::Enqueueing { .. }
+            | Phase::Waiting { .. }
+            | Phase::Held { .. }
+            | Phase::Leaving { .. }
+            | Phase::Left { .. } => vec![],
+        }
+    }
+
+    fn end_wait(&mut self, entry: &Entry, why: Leave, view: &View) -> Vec<Action> {
+        let id = entry.id.request;
+        match self.open.get(&id).map(|open| &open.phase) {
+            Some(Phase::Waiting { token }) if *token == entry.created => self.leave(id, why, view),
+            Some(_) | None => vec![],
+        }
+    }
+
+    /// Somebody wants what an entry holds.
+    fn yield_requested(&mut self, entry: &Entry) -> Vec<Action> {
+        let id = entry.id.request;
+        match self.open.get(&id).map(|open| &open.phase) {
+            Some(Phase::Held { token }) if *token == entry.created => {
+                vec![Action::Tell(id, Reply::YieldRequested(entry.record.yield_reason.clone()))]
             }
             Some(_) | None => vec![],
         }
     }
 
-    fn granted(&mut self, id: RequestId, token: Revision) -> Vec<Action> {
-        if let Some(open) = self.open.get_mut(&id) {
-            open.phase = Phase::Held { token };
+    fn granted(&mut self, id: RequestId, token: Revision, view: &View) -> Vec<Action> {
+        let Some(open) = self.open.get_mut(&id) else {
+            return vec![];
+        };
+        if open.mode() == Mode::Once && open.result(view).is_some() {
+            return self.leave(id, Leave::Done, view);
         }
+        open.phase = Phase::Held { token };
         vec![Action::Tell(id, Reply::Granted { token })]
-    }
-
-    /// An entry is out of its queue, as was asked for.
-    fn left(&mut self, id: RequestId, why: Leave, released: Released) -> Vec<Action> {
-        match why {
-            Leave::Released => self.close(id, Reply::Released(released)),
-            Leave::Cancelled | Leave::WaitExpired => self.refuse(id, why.refusal()),
-        }
     }
 
     fn refuse(&mut self, id: RequestId, refusal: Refusal) -> Vec<Action> {
@@ -397,32 +455,9 @@ impl Requests {
     }
 }
 
-/// Where an adopted entry stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
-    /// It holds its lock.
-    Held,
-    /// It waits.
-    Waiting,
-}
-
-impl Leave {
-    fn refusal(self) -> Refusal {
-        match self {
-            Self::Cancelled | Self::Released => Refusal::Cancelled,
-            Self::WaitExpired => Refusal::WaitExpired,
-        }
-    }
-}
-
 fn made_by(record: &Record, open: &Open) -> bool {
     use prost::Message as _;
     EntryRecord::decode(record.value.clone()).is_ok_and(|stored| stored.same_request(&open.record))
-}
-
-fn dequeue(lock: &LockId, session: SessionId, request: RequestId, token: Revision) -> Op {
-    let key = keys::entry(lock, EntryId { session, request });
-    Op::Delete(Delete { key, guard: Guard::At(token), note: None })
 }
 
 #[cfg(test)]

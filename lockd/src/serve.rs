@@ -8,8 +8,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     batcher::Batcher,
+    detector::{self, Deadlocks},
     engine::{Attached, Engine},
-    grpc, health,
+    grpc, health, reaper,
+    requests::Limits,
     sessions::Sessions,
     store::Store,
     tasks::Tasks,
@@ -27,6 +29,8 @@ pub struct Replica {
     pub http: TcpListener,
     /// How long what is in flight may take to finish.
     pub drain: Duration,
+    /// How much there may be.
+    pub limits: Limits,
 }
 
 /// Why a replica could not serve.
@@ -70,7 +74,9 @@ pub async fn run(
 ) -> Result<(), ServeError> {
     let grpc_at = replica.grpc.local_addr().map_err(ServeError::Address)?;
     let http_at = replica.http.local_addr().map_err(ServeError::Address)?;
-    let engine = compose(&replica.name, store, &life);
+    let engine = compose(&replica, store, &life);
+    life.tasks.spawn("reaper", reaper::run(engine.clone()));
+    life.tasks.spawn("deadlock detector", detector::run(engine.clone()));
     let (reporter, health) = tonic_health::server::health_reporter();
     let stopped = || life.stop.clone().cancelled_owned();
     let grpc = grpc::serve(engine.clone(), health, replica.grpc, stopped());
@@ -99,7 +105,7 @@ async fn overrun(life: &Lifecycle, drain: Duration) {
     life.end.run_until_cancelled(tokio::time::sleep(drain)).await;
 }
 
-fn compose(name: &str, store: Arc<dyn Store>, life: &Lifecycle) -> Engine {
+fn compose(replica: &Replica, store: Arc<dyn Store>, life: &Lifecycle) -> Engine {
     let clock = Clock::system();
     let view = Arc::new(View::new(clock.clone()));
     let (batcher, batches) = Batcher::new(store.clone(), life.end.clone());
@@ -107,7 +113,9 @@ fn compose(name: &str, store: Arc<dyn Store>, life: &Lifecycle) -> Engine {
     let (feed, fed, end) = (store.watch(), view.clone(), life.end.clone());
     let watch = async move { end.run_until_cancelled(fed.run(feed)).await };
     life.tasks.spawn("view", watch);
-    let sessions = Sessions::new(store.clone(), batcher.clone(), view.clone(), name.into());
+    let (name, limits) = (replica.name.as_str().into(), replica.limits);
+    let sessions =
+        Sessions::new(store.clone(), batcher.clone(), view.clone(), name, limits.sessions);
     Engine {
         store,
         batcher,
@@ -119,5 +127,7 @@ fn compose(name: &str, store: Arc<dyn Store>, life: &Lifecycle) -> Engine {
         drain: life.stop.clone(),
         end: life.end.clone(),
         attached: Attached::default(),
+        limits,
+        deadlocks: Deadlocks::default(),
     }
 }

@@ -12,10 +12,14 @@ use crate::{
     batcher::Batcher,
     error::Error,
     keys,
+    mode::Mode,
     record::SessionRecord,
     store::{Delete, Guard, LeaseId, Op, Outcome, Put, Revision, Store, StoreError},
     view::View,
 };
+
+/// How long the end of a session waits for the view to show all of its entries.
+const CATCH_UP: Duration = Duration::from_secs(5);
 
 /// Opens, proves, renews and ends sessions.
 #[derive(Debug, Clone)]
@@ -24,6 +28,8 @@ pub struct Sessions {
     batcher: Batcher,
     view: Arc<View>,
     replica: Arc<str>,
+    /// How many there may be.
+    limit: usize,
 }
 
 /// The secret of a session. Never shown, never logged.
@@ -108,15 +114,16 @@ pub enum Stream {
 }
 
 impl Sessions {
-    /// Sessions in a store, as served by the replica of this name.
+    /// Sessions in a store, at most `limit` of them, as served by the replica of this name.
     #[must_use]
     pub fn new(
         store: Arc<dyn Store>,
         batcher: Batcher,
         view: Arc<View>,
         replica: Arc<str>,
+        limit: usize,
     ) -> Self {
-        Self { store, batcher, view, replica }
+        Self { store, batcher, view, replica, limit }
     }
 
     /// The name of this replica.
@@ -136,6 +143,9 @@ impl Sessions {
         stream: Stream,
     ) -> Result<Opened, Error> {
         let asked = self.store.profile().ttl.check(ttl.unwrap_or(DEFAULT_TTL))?;
+        if self.view.sessions() >= self.limit {
+            return Err(Error::TooManySessions { limit: self.limit });
+        }
         let id = SessionId::random();
         let lease = random_lease()?;
         let secret = random_secret()?;
@@ -147,6 +157,7 @@ impl Sessions {
             host: client.host,
             pid: client.pid,
             replica: self.stream_at(stream),
+            closing: false,
         };
         let record = Arc::new(record);
         match self.write(id, lease, &record, Guard::Absent).await? {
@@ -239,7 +250,29 @@ impl Sessions {
     ///
     /// # Errors
     /// The store fails; the session then ends with its lease.
-    pub async fn close(&self, lease: LeaseId) -> Result<(), Error> {
+    pub async fn close(&self, session: &Proven) -> Result<(), Error> {
+        let (id, lease) = (session.id, session.lease);
+        // Whoever sees its end knows from this that it is no loss.
+        let record = SessionRecord { closing: true, ..SessionRecord::clone(&session.record) };
+        let Some(revision) = self.write(id, lease, &record, Guard::Exists).await? else {
+            return Ok(());
+        };
+        // If the view does not come up, what has a lock-delay stays taken for that long.
+        drop(tokio::time::timeout(CATCH_UP, self.view.reached(revision)).await);
+        for (entry, _) in self.view.entries_of(id) {
+            let delayed = entry.record.lock_delay_ms > 0;
+            // A party or a share that is left behind is one that has left early.
+            if delayed && !matches!(entry.mode, Mode::Party { .. } | Mode::Share(_)) {
+                let keys = keys::entries(&entry.locks, entry.id);
+                let keys = keys.map(|key| (key, Guard::Made(entry.created))).collect();
+                let delete = Op::Delete(Delete { keys, note: None });
+                self.batcher.submit(delete).await.map_err(Error::Store)?;
+            }
+        }
+        self.revoke(lease).await
+    }
+
+    async fn revoke(&self, lease: LeaseId) -> Result<(), Error> {
         self.store.revoke_lease(lease).await.map_err(Error::Store)
     }
 
@@ -254,9 +287,10 @@ impl Sessions {
         lease: LeaseId,
         attached: Revision,
     ) -> Result<bool, Error> {
-        let delete = Delete { key: keys::session(id), guard: Guard::At(attached), note: None };
+        let keys = vec![(keys::session(id), Guard::At(attached))];
+        let delete = Delete { keys, note: None };
         match self.batcher.submit(Op::Delete(delete)).await.map_err(Error::Store)? {
-            Outcome::Done(_) => self.close(lease).await.map(|()| true),
+            Outcome::Done(_) => self.revoke(lease).await.map(|()| true),
             _ => Ok(false),
         }
     }

@@ -40,8 +40,9 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// Applies operations in one atomic step, durable before it returns, and gives one
     /// outcome for each, in their order.
     ///
-    /// The caller sends at most [`Profile::max_ops`], never two with the same key, and, where
-    /// [`Profile::revision_per_op`] is false, at most one [`Enqueue`] per queue.
+    /// The caller sends at most [`Profile::max_ops`], counted by their width unless there is
+    /// just one, never two with a key in common, and, where [`Profile::revision_per_op`] is
+    /// false, at most one [`Enqueue`] per queue.
     ///
     /// An attempt with an unknown outcome is settled here: it is made certain that it can't
     /// be applied any more, then the batch is tried again, for as long as it takes. An `Err`
@@ -58,6 +59,13 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// reconnects by itself, and starts over with a new snapshot where changes were missed.
     fn watch(&self) -> BoxStream<'static, Feed>;
 }
+
+/// The most places of one [`Enqueue`]. etcd allows 128 operations in a transaction, and takes
+/// from that what each of the transactions around it has: here two, one of them the batch.
+pub const MAX_PLACES: usize = 32;
+
+/// The most keys of one [`Delete`], for the same reason.
+pub const MAX_DELETES: usize = 100;
 
 /// What a store is and can do.
 #[derive(Debug, Clone)]
@@ -82,6 +90,11 @@ pub struct Revision(pub u64);
 /// Names a lease. Chosen by the caller, at random, positive as etcd wants it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LeaseId(pub i64);
+
+impl LeaseId {
+    /// No lease: what is attached to it stays until it is deleted.
+    pub const NONE: Self = Self(0);
+}
 
 /// A key, without the prefix that a shared store may put before it.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -124,41 +137,60 @@ pub struct Record {
 /// One operation of a batch.
 #[derive(Debug, Clone)]
 pub enum Op {
-    /// Adds an entry to a queue.
+    /// Adds an entry to one queue or several.
     Enqueue(Enqueue),
     /// Writes a key.
     Put(Put),
-    /// Deletes a key.
+    /// Deletes keys.
     Delete(Delete),
 }
 
 impl Op {
-    /// The key that it writes.
+    /// The keys that it writes, but for a note.
+    pub fn keys(&self) -> impl Iterator<Item = &Key> {
+        let (places, put, deleted) = match self {
+            Self::Enqueue(op) => (op.places.as_slice(), None, [].as_slice()),
+            Self::Put(op) => ([].as_slice(), Some(&op.key), [].as_slice()),
+            Self::Delete(op) => ([].as_slice(), None, op.keys.as_slice()),
+        };
+        let places = places.iter().map(|place| &place.key);
+        places.chain(put).chain(deleted.iter().map(|(key, _)| key))
+    }
+
+    /// How many keys it writes, but for a note.
     #[must_use]
-    pub fn key(&self) -> &Key {
+    pub fn width(&self) -> usize {
         match self {
-            Self::Enqueue(op) => &op.key,
-            Self::Put(op) => &op.key,
-            Self::Delete(op) => &op.key,
+            Self::Enqueue(op) => op.places.len(),
+            Self::Put(_) => 1,
+            Self::Delete(op) => op.keys.len(),
         }
     }
 }
 
-/// Adds `key` to a queue if it is not there yet and its session lives.
+/// Adds an entry to one queue, or at one revision to several, if it is in none of them yet
+/// and its session lives.
 #[derive(Debug, Clone)]
 pub struct Enqueue {
+    /// Where. Never empty.
+    pub places: Vec<Place>,
+    /// What is to be stored, in each place.
+    pub value: Bytes,
+    /// The session's key. It exists as long as the session's lease does.
+    pub session: Key,
+    /// The session's lease, or none for an entry that may outlive its session.
+    pub lease: LeaseId,
+    /// Whether to join queues that are not empty.
+    pub join: Join,
+}
+
+/// A place in a queue.
+#[derive(Debug, Clone)]
+pub struct Place {
     /// The entry's key; starts with `queue`.
     pub key: Key,
-    /// What is to be stored.
-    pub value: Bytes,
     /// The prefix of all entries of the queue.
     pub queue: Key,
-    /// The session's key, attached to the same lease: it exists as long as the lease does.
-    pub session: Key,
-    /// The session's lease.
-    pub lease: LeaseId,
-    /// Whether to join a queue that is not empty.
-    pub join: Join,
 }
 
 /// Whether an [`Enqueue`] joins a queue that is not empty.
@@ -177,20 +209,18 @@ pub struct Put {
     pub key: Key,
     /// The new value.
     pub value: Bytes,
-    /// The lease to attach it to. Must exist if the guard holds.
+    /// The lease to attach it to, if any. Must exist if the guard holds.
     pub lease: LeaseId,
     /// When to do it.
     pub guard: Guard,
 }
 
-/// Deletes `key` if the guard holds.
+/// Deletes keys, all or none of them.
 #[derive(Debug, Clone)]
 pub struct Delete {
-    /// The key.
-    pub key: Key,
-    /// When to do it.
-    pub guard: Guard,
-    /// A key to write in the same step, so that whoever sees the deletion can know why.
+    /// The keys, each with what must hold of it. A key that is not there is refused.
+    pub keys: Vec<(Key, Guard)>,
+    /// A key to write in the same step: why it was done, or what came of it.
     pub note: Option<Note>,
 }
 
@@ -201,7 +231,7 @@ pub struct Note {
     pub key: Key,
     /// Its value.
     pub value: Bytes,
-    /// The lease that it goes with.
+    /// The lease that it goes with, if any.
     pub lease: LeaseId,
 }
 
@@ -214,27 +244,29 @@ pub enum Guard {
     Exists,
     /// It exists and was last written at this revision.
     At(Revision),
+    /// It exists and was created at this revision.
+    Made(Revision),
 }
 
 /// What became of one operation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// The entry joined the queue at this revision; `first` when the queue was empty.
+    /// The entry joined its queues at this revision; `first` when all of them were empty.
     Enqueued {
         /// Its creation revision.
         revision: Revision,
-        /// Whether nothing was ahead.
+        /// Whether nothing was ahead anywhere.
         first: bool,
     },
     /// The entry was there before: a retry, or a request id used twice.
     Exists(Record),
-    /// A try found the queue not empty.
+    /// A try found a queue not empty.
     Occupied,
     /// The session, and so its lease, is gone.
     SessionGone,
     /// A put or delete was done, at this revision.
     Done(Revision),
-    /// The guard did not hold: this is what was found.
+    /// A guard did not hold: this is what was found of the first key.
     Refused(Option<Record>),
 }
 

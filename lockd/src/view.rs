@@ -7,28 +7,37 @@
 //! The mutex is a plain one: it is held for map operations only, never across an await.
 
 mod apply;
+mod describe;
 mod listen;
+mod story;
+mod waits;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     ops::Bound,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
+use bytes::Bytes;
 use futures::{StreamExt, stream::BoxStream};
 use lockd_proto::{
     RequestId, SessionId,
     clock::{Clock, Instant},
 };
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
+pub use describe::{Ahead, Counts, Described, Orphan, Place, QueueView};
 use listen::Listeners;
-pub use listen::{Observer, Removal, SessionEvent, SessionEvents};
+pub use listen::{Observer, Removal, Scope, SessionEvent, SessionEvents};
+use story::Story;
+pub use story::{Handoff, HandoffReason};
+pub use waits::{Blocked, Owner};
 
 use crate::{
     keys::{EntryId, LockId},
-    queue::Queue,
+    mode::{Kind, Mode},
+    queue::{Queue, Seated},
     record::{EntryRecord, SessionRecord},
     store::{Feed, LeaseId, Revision},
 };
@@ -37,11 +46,20 @@ use crate::{
 /// watch is confirmed at least every 2 s, so that one missed confirmation is no alarm.
 pub const STALE_AFTER: Duration = Duration::from_secs(6);
 
+/// How often observers are told that nothing has changed.
+const BEAT: Duration = Duration::from_millis(1500);
+
 /// The state of the store as last seen.
 #[derive(Debug)]
 pub struct View {
     state: Mutex<State>,
     progress: watch::Sender<Progress>,
+    /// The revision at which the view was last known to be whole, every [`BEAT`] or so.
+    beat: watch::Sender<Revision>,
+    /// Woken when there is something for the reaper.
+    litter: Notify,
+    /// Woken when waits of owners have changed.
+    waits: Notify,
     clock: Clock,
 }
 
@@ -56,12 +74,35 @@ struct Progress {
 #[derive(Debug, Default)]
 struct State {
     revision: Revision,
+    /// When observers were last told that nothing has changed.
+    beaten: Option<Instant>,
     sessions: HashMap<SessionId, Session>,
-    locks: BTreeMap<LockId, Queue<Arc<Entry>>>,
-    /// Where each session's entries are.
-    owned: HashMap<SessionId, BTreeMap<RequestId, Arc<Entry>>>,
+    locks: BTreeMap<LockId, Lock>,
+    /// Each session's entries, one for each of their keys in the store.
+    owned: HashMap<SessionId, BTreeMap<(RequestId, LockId), Arc<Entry>>>,
+    /// The entries of each owner.
+    owners: HashMap<Owner, BTreeMap<Slot, Arc<Entry>>>,
+    /// Why entries were taken out by force.
     notes: HashMap<EntryId, String>,
+    /// What onces have left.
+    results: HashMap<LockId, Bytes>,
+    /// Entries whose session has died and that stay.
+    orphans: BTreeSet<Slot>,
+    /// Barriers that are over, and whose entries are still there.
+    over: BTreeSet<LockId>,
     listeners: Listeners,
+}
+
+/// What tells an entry from every other: a client may use a request id for several locks.
+pub type Slot = (EntryId, LockId);
+
+/// A lock that somebody holds or waits for.
+#[derive(Debug, Default)]
+struct Lock {
+    queue: Queue<Arc<Entry>>,
+    /// What the queue was when that was last looked at.
+    kind: Option<Kind>,
+    story: Story,
 }
 
 /// A session as the view knows it.
@@ -78,69 +119,32 @@ pub struct Session {
 /// An entry as the view knows it.
 #[derive(Debug, PartialEq)]
 pub struct Entry {
-    /// The lock in whose queue it is.
-    pub lock: LockId,
+    /// The locks in whose queues it is. Never empty.
+    pub locks: Vec<LockId>,
     /// Who made it.
     pub id: EntryId,
     /// Its creation revision: the fencing token.
     pub created: Revision,
+    /// When it was last written.
+    pub modified: Revision,
+    /// How it shares its locks.
+    pub mode: Mode,
     /// Its record.
     pub record: EntryRecord,
 }
 
-/// An entry beside its session, for people to look at.
-#[derive(Debug, Clone)]
-pub struct Described {
-    /// The entry.
-    pub entry: Arc<Entry>,
-    /// Whose it is; `None` for the moment in which a session ends.
-    pub session: Option<Session>,
-}
-
-/// A lock's queue at one revision.
-#[derive(Debug, Clone)]
-pub struct QueueView {
-    /// The lock.
-    pub lock: LockId,
-    /// Its entries, the holder first. Never empty.
-    pub entries: Vec<Described>,
-}
-
-impl QueueView {
-    /// How many entries there are, and the holder.
+impl Entry {
+    /// Tells it from every other entry.
     #[must_use]
-    pub fn ahead(&self) -> Option<(usize, Described)> {
-        Some((self.entries.len(), self.entries.first()?.clone()))
+    pub fn slot(&self) -> Option<Slot> {
+        Some((self.id, self.locks.first()?.clone()))
     }
 }
 
-/// Where an entry stands.
-#[derive(Debug, Clone)]
-pub enum Place {
-    /// It holds its lock.
-    Held,
-    /// It waits behind others.
-    Waiting {
-        /// How many, the holder included.
-        ahead: usize,
-        /// The holder.
-        holder: Described,
-    },
-    /// It was there and is gone.
-    Gone,
-    /// The view has not come that far yet; an event will follow.
-    NotSeen,
-}
-
-/// How much there is.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Sessions in the store.
-    pub sessions: usize,
-    /// Locks that are held.
-    pub locks: usize,
-    /// Entries that wait.
-    pub waiters: usize,
+impl Seated for Arc<Entry> {
+    fn mode(&self) -> Mode {
+        self.mode
+    }
 }
 
 impl View {
@@ -148,7 +152,14 @@ impl View {
     #[must_use]
     pub fn new(clock: Clock) -> Self {
         let progress = Progress { revision: Revision::default(), confirmed: None };
-        Self { state: Mutex::default(), progress: watch::Sender::new(progress), clock }
+        Self {
+            state: Mutex::default(),
+            progress: watch::Sender::new(progress),
+            beat: watch::Sender::new(Revision::default()),
+            litter: Notify::new(),
+            waits: Notify::new(),
+            clock,
+        }
     }
 
     /// Applies a watch until it ends.
@@ -159,16 +170,33 @@ impl View {
     }
 
     pub(crate) fn apply(&self, step: Feed) {
+        let now = self.clock.now();
         let mut state = self.lock();
-        match step {
+        let news = match step {
             Feed::Snapshot { revision, records } => state.replace(revision, records),
-            Feed::Changes { revision, changes } => state.change(revision, changes),
-            Feed::Confirmed(revision) => state.revision = state.revision.max(revision),
-        }
+            Feed::Changes { revision, changes } => state.change(revision, changes, Some(now)),
+            Feed::Confirmed(revision) => {
+                state.revision = state.revision.max(revision);
+                News::default()
+            }
+        };
         let revision = state.revision;
+        let since_beat = state.beaten.map(|at| now.saturating_duration_since(at));
+        let beat = since_beat.is_none_or(|since| since >= BEAT);
+        if beat {
+            state.beaten = Some(now);
+        }
         drop(state);
-        let confirmed = Some(self.clock.now());
-        self.progress.send_replace(Progress { revision, confirmed });
+        if beat {
+            self.beat.send_replace(revision);
+        }
+        self.progress.send_replace(Progress { revision, confirmed: Some(now) });
+        if news.litter {
+            self.litter.notify_one();
+        }
+        if news.waits {
+            self.waits.notify_one();
+        }
     }
 
     /// Waits until the view shows a revision. Never ends if the store is cut off: give it a
@@ -200,53 +228,102 @@ impl View {
         self.progress.borrow().revision
     }
 
+    /// How many sessions there are.
+    #[must_use]
+    pub fn sessions(&self) -> usize {
+        self.lock().sessions.len()
+    }
+
     /// A session, if it is there.
     #[must_use]
     pub fn session(&self, id: SessionId) -> Option<Session> {
         self.lock().sessions.get(&id).cloned()
     }
 
-    /// The entry that a request of a session made, in whichever queue.
+    /// The entry that a request of a session made in a lock's queue.
     #[must_use]
-    pub fn entry(&self, id: EntryId) -> Option<Arc<Entry>> {
-        self.lock().owned.get(&id.session)?.get(&id.request).cloned()
+    pub fn entry(&self, id: EntryId, lock: &LockId) -> Option<Arc<Entry>> {
+        self.lock().owned(id, lock).cloned()
     }
 
-    /// A session's entries, each with whether it holds its lock.
+    /// The entry of a lock that was created at a revision.
+    #[must_use]
+    pub fn entry_at(&self, lock: &LockId, created: Revision) -> Option<Described> {
+        let state = self.lock();
+        let entry = state.locks.get(lock)?.queue.get(created)?;
+        Some(state.describe(entry))
+    }
+
+    /// A session's entries, each with whether it holds its locks.
     #[must_use]
     pub fn entries_of(&self, session: SessionId) -> Vec<(Arc<Entry>, bool)> {
         let state = self.lock();
-        let owned = state.owned.get(&session).into_iter().flat_map(BTreeMap::values);
-        owned.map(|entry| (entry.clone(), state.is_held(entry))).collect()
+        let entries = state.entries_of(session);
+        entries.map(|entry| (entry.clone(), state.is_held(entry))).collect()
     }
 
-    /// Where the entry that was created at `created` stands.
+    /// Where the entry of a lock stands that was created at `created`.
     #[must_use]
     pub fn place(&self, lock: &LockId, created: Revision) -> Place {
         let state = self.lock();
         if state.revision < created {
             return Place::NotSeen;
         }
-        let Some(queue) = state.locks.get(lock) else {
-            return Place::Gone;
-        };
-        if !queue.iter().any(|(at, _)| at == created) {
-            return Place::Gone;
+        match state.locks.get(lock).and_then(|lock| lock.queue.get(created)) {
+            Some(entry) => state.place(entry),
+            None => Place::Gone,
         }
-        match queue.holder() {
-            Some((at, entry)) if at != created => {
-                Place::Waiting { ahead: queue.ahead_of(created), holder: state.describe(entry) }
-            }
-            Some(_) | None => Place::Held,
-        }
+    }
+
+    /// Whether an entry of this mode that joined a lock now would hold it at once.
+    #[must_use]
+    pub fn would_grant(&self, lock: &LockId, mode: Mode) -> bool {
+        self.lock().locks.get(lock).is_none_or(|lock| lock.queue.would_grant(mode))
+    }
+
+    /// What a lock's queue is; `None` when the lock is free.
+    #[must_use]
+    pub fn kind(&self, lock: &LockId) -> Option<Kind> {
+        self.lock().locks.get(lock)?.queue.kind()
+    }
+
+    /// Whether a session holds a lock shared, in the name of this owner.
+    #[must_use]
+    pub fn holds_shared(&self, lock: &LockId, session: SessionId, owner: &str) -> bool {
+        let state = self.lock();
+        let holders = state.locks.get(lock).into_iter().flat_map(|lock| lock.queue.holders());
+        holders.into_iter().any(|entry| {
+            entry.id.session == session && entry.record.owner == owner && entry.mode == Mode::Shared
+        })
+    }
+
+    /// The result that a once has left.
+    #[must_use]
+    pub fn result(&self, lock: &LockId) -> Option<Bytes> {
+        self.lock().results.get(lock).cloned()
+    }
+
+    /// How many entries a lock's queue has, and who holds the lock.
+    #[must_use]
+    pub fn ahead(&self, lock: &LockId) -> Option<Ahead> {
+        let state = self.lock();
+        let queue = &state.locks.get(lock)?.queue;
+        let holder = queue.holders().next().map(|entry| state.describe(entry));
+        Some(Ahead { count: queue.len(), holder })
+    }
+
+    /// How many entries a lock's queue has.
+    #[must_use]
+    pub fn len(&self, lock: &LockId) -> usize {
+        self.lock().locks.get(lock).map_or(0, |lock| lock.queue.len())
     }
 
     /// A lock's queue; `None` when the lock is free.
     #[must_use]
     pub fn queue(&self, lock: &LockId) -> Option<QueueView> {
         let state = self.lock();
-        let (lock, queue) = state.locks.get_key_value(lock)?;
-        Some(state.describe_queue(lock, queue))
+        let (lock, there) = state.locks.get_key_value(lock)?;
+        Some(state.describe_queue(lock, &there.queue))
     }
 
     /// Up to `limit` queues of the locks whose path starts with `prefix`, in the order of
@@ -259,7 +336,7 @@ impl View {
         locks
             .take_while(|(lock, _)| lock.is_under(prefix))
             .take(limit)
-            .map(|(lock, queue)| state.describe_queue(lock, queue))
+            .map(|(lock, there)| state.describe_queue(lock, &there.queue))
             .collect()
     }
 
@@ -267,12 +344,30 @@ impl View {
     #[must_use]
     pub fn counts(&self) -> Counts {
         let state = self.lock();
-        let entries: usize = state.locks.values().map(Queue::len).sum();
+        let waiting = |lock: &Lock| lock.queue.len() - lock.queue.held();
         Counts {
             sessions: state.sessions.len(),
             locks: state.locks.len(),
-            waiters: entries - state.locks.len(),
+            waiters: state.locks.values().map(waiting).sum(),
         }
+    }
+
+    /// Waits for the next confirmation, and says at which revision. Cancel safe.
+    pub async fn confirmed(&self) -> Revision {
+        let mut beat = self.beat.subscribe();
+        // The sender lives as long as `self`, so this can't fail.
+        drop(beat.changed().await);
+        *beat.borrow()
+    }
+
+    /// Waits until there is something for the reaper. Cancel safe; for one reader.
+    pub async fn litter(&self) {
+        self.litter.notified().await;
+    }
+
+    /// Waits until waits of owners have changed. Cancel safe; for one reader.
+    pub async fn waits_changed(&self) {
+        self.waits.notified().await;
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -280,6 +375,13 @@ impl View {
         // best that is known, and the next snapshot mends it.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Who else is to be woken after a step.
+#[derive(Debug, Default, Clone, Copy)]
+struct News {
+    litter: bool,
+    waits: bool,
 }
 
 #[cfg(test)]

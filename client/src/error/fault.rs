@@ -11,7 +11,7 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
 use super::ErrorKind;
-use crate::held::LossReason;
+use crate::{context::Cause, held::LossReason};
 
 type Source = Arc<dyn std::error::Error + Send + Sync>;
 
@@ -58,6 +58,18 @@ impl Fault {
 
     pub(crate) fn lost(reason: LossReason) -> Self {
         Self { loss: Some(reason.clone()), ..Self::new(ErrorKind::Lost, reason.to_string()) }
+    }
+
+    /// The context ended before the call did.
+    pub(crate) fn ended(cause: &Cause) -> Self {
+        match cause {
+            Cause::DeadlineExceeded => Self::of(ErrorKind::DeadlineExceeded),
+            Cause::Cancelled => Self::of(ErrorKind::Cancelled),
+            Cause::LockLost(reason) => {
+                let message = format!("the lock that the context belongs to is lost: {reason}");
+                Self::new(ErrorKind::Cancelled, message)
+            }
+        }
     }
 
     /// No connection came about, so nothing was applied. Names the last cause in the chain,
@@ -145,10 +157,18 @@ fn kind_of_reason(reason: Reason) -> ErrorKind {
         | Reason::RequestInvalid => ErrorKind::InvalidArgument,
         Reason::SessionNotFound | Reason::LockNotFound => ErrorKind::NotFound,
         Reason::SecretMismatch | Reason::NotHolder => ErrorKind::PermissionDenied,
-        Reason::TokenMismatch | Reason::RequestIdReused | Reason::Superseded => ErrorKind::Conflict,
+        Reason::TokenMismatch
+        | Reason::RequestIdReused
+        | Reason::Superseded
+        | Reason::KindMismatch
+        | Reason::UpgradeRefused
+        | Reason::ChangeRefused => ErrorKind::Conflict,
+        Reason::BarrierBroken => ErrorKind::Broken,
         Reason::StoreUnavailable | Reason::ViewStale | Reason::Draining => ErrorKind::Unavailable,
         Reason::OutcomeUnknown => ErrorKind::Unknown,
-        Reason::StoreFull | Reason::SlowConsumer => ErrorKind::ResourceExhausted,
+        Reason::StoreFull | Reason::SlowConsumer | Reason::LimitReached => {
+            ErrorKind::ResourceExhausted
+        }
         Reason::ProtocolViolation | Reason::Unspecified => ErrorKind::Protocol,
         Reason::Internal => ErrorKind::Internal,
     }

@@ -115,7 +115,9 @@ impl Actor {
                 self.requests.acquire(*acquire, self.shared.clock.now());
             }
             Some(Command::Abandon(id)) => self.requests.abandon(id),
+            Some(Command::Desert(id)) => self.requests.desert(id),
             Some(Command::Release(id, reply)) => self.requests.release(id, reply),
+            Some(Command::Update(id, change, reply)) => self.requests.update(id, change, reply),
             // Without handles there is nobody to serve.
             Some(Command::Close) | None => {
                 self.life = Life::Closing;
@@ -134,7 +136,9 @@ impl Actor {
                     self.requests.acquire(*acquire, self.shared.clock.now());
                 }
                 Command::Abandon(id) => self.requests.abandon(id),
+                Command::Desert(id) => self.requests.desert(id),
                 Command::Release(id, reply) => self.requests.release(id, reply),
+                Command::Update(id, change, reply) => self.requests.update(id, change, reply),
                 Command::Close => {}
             }
         }

@@ -147,7 +147,9 @@ async fn attach(shared: Arc<Shared>, turn: usize, hello: Ask) -> Result<Opened, 
             | Told::Refused(_)
             | Told::Failed(_)
             | Told::Released(_)
-            | Told::Lost(_),
+            | Told::Lost(_)
+            | Told::Updated(_)
+            | Told::YieldRequested(_),
         ) => Err(Fault::protocol("the server's first message was not Attached")),
         None => Err(Fault::unavailable("the server ended the stream")),
     }

@@ -1,7 +1,7 @@
 //! Messages on their way to the server. While there is no stream nothing is kept: whoever
 //! asks is asked again when a stream is there.
 //!
-//! Bounded by what is in it: one keepalive, and at most two messages a request.
+//! Bounded by what is in it: one keepalive, and at most three messages a request.
 
 use std::collections::VecDeque;
 
@@ -56,6 +56,11 @@ impl Outbox {
 
     pub(super) fn cancel(&mut self, id: RequestId) -> bool {
         self.push(Message::Cancel(v1::Cancel { request_id: id.as_bytes().to_vec() }))
+    }
+
+    pub(super) fn update(&mut self, id: RequestId, change: v1::change::Change) -> bool {
+        let change = Some(v1::Change { change: Some(change) });
+        self.push(Message::Update(v1::Update { request_id: id.as_bytes().to_vec(), change }))
     }
 
     pub(super) fn release(&mut self, id: RequestId) -> bool {

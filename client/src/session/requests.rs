@@ -9,8 +9,13 @@
 //! nothing is left behind at the server.
 
 mod resume;
+mod update;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
 use lockd_proto::{
     FencingToken, RequestId, SessionId,
@@ -20,7 +25,10 @@ use lockd_proto::{
 };
 use tokio::sync::{oneshot, watch};
 
-use super::{Acquire, AcquireReply, Denied, Granted, Progress, ReleaseReply, Wait, outbox::Outbox};
+use super::{
+    Acquire, AcquireReply, Denied, Granted, Progress, Refused, ReleaseReply, UpdateReply, Wait,
+    outbox::Outbox,
+};
 use crate::{
     error::{ErrorKind, Fault},
     guard::Released,
@@ -53,10 +61,13 @@ struct Request {
 #[derive(Debug)]
 enum Phase {
     Waiting(Box<Acquire>, Sent),
-    Held(Arc<Held>, u64),
+    Held(Arc<Held>, u64, Updates),
     Releasing(Option<oneshot::Sender<ReleaseReply>>, Doubt),
     Leaving,
 }
+
+/// Changes to what is held, in order. The first one is on its way.
+type Updates = VecDeque<(v1::change::Change, oneshot::Sender<UpdateReply>)>;
 
 /// Whether the server may know of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -130,7 +141,7 @@ impl Requests {
     pub(super) fn release(&mut self, id: RequestId, reply: Option<oneshot::Sender<ReleaseReply>>) {
         match self.open.get_mut(&id) {
             Some(request) if matches!(request.phase, Phase::Held(..)) => {
-                if let Phase::Held(held, _) = &request.phase {
+                if let Phase::Held(held, ..) = &request.phase {
                     held.lose(LossReason::Released);
                 }
                 *request = Request::new(Phase::Releasing(reply, Doubt::None));
@@ -153,7 +164,11 @@ impl Requests {
                     acquire.progress.send_modify(|progress| progress.trouble = None);
                 }
             }
-            Phase::Held(..) => {}
+            Phase::Held(_, _, updates) => {
+                if let Some((change, _)) = updates.front() {
+                    self.outbox.update(id, change.clone());
+                }
+            }
             Phase::Releasing(..) => {
                 self.outbox.release(id);
             }
@@ -189,12 +204,12 @@ impl Requests {
             return self.give_back(id);
         };
         let acquire = match request.phase {
-            Phase::Held(held, known) if known == token => {
-                let phase = Phase::Held(held, known);
+            Phase::Held(held, known, updates) if known == token => {
+                let phase = Phase::Held(held, known, updates);
                 self.open.insert(id, Request::new(phase));
                 return;
             }
-            Phase::Held(held, _) => {
+            Phase::Held(held, ..) => {
                 held.lose(LossReason::Missing);
                 return self.give_back(id);
             }
@@ -222,7 +237,7 @@ impl Requests {
         if reply.send(Ok(granted)).is_err() {
             return self.give_back(id);
         }
-        self.open.insert(id, Request::new(Phase::Held(held, token)));
+        self.open.insert(id, Request::new(Phase::Held(held, token, Updates::new())));
     }
 
     /// Releases what nobody wants.
@@ -236,10 +251,11 @@ impl Requests {
             Some(Phase::Waiting(acquire, _)) => {
                 let reason = refusal.reason();
                 let place = Place::from_wire(refusal.holder, refusal.ahead);
-                deny(*acquire, Denied::Refused(reason, place));
+                let v1::Refusal { detail, result, .. } = refusal;
+                deny(*acquire, Denied::Refused(Refused { reason, place, detail, result }));
             }
             // An acquire that was sent again was refused: the entry of the first is gone.
-            Some(Phase::Held(held, _)) => held.lose(LossReason::Missing),
+            Some(Phase::Held(held, ..)) => held.lose(LossReason::Missing),
             Some(Phase::Releasing(reply, _)) => answer(reply, Ok(Released::Unknown)),
             Some(Phase::Leaving) | None => {}
         }
@@ -266,6 +282,7 @@ impl Requests {
     pub(super) fn failed(&mut self, id: RequestId, fault: Fault, now: Instant) {
         let Some(mut request) = self.open.remove(&id) else { return };
         if fault.is_transient() {
+            // A change is asked for again, like everything else.
             if let Phase::Waiting(acquire, _) = &request.phase {
                 let trouble = Some(fault.message.clone());
                 acquire.progress.send_modify(|progress| progress.trouble = trouble);
@@ -284,6 +301,7 @@ impl Requests {
             Phase::Waiting(acquire, _) => deny(*acquire, Denied::Failed(fault)),
             Phase::Held(..) => {
                 self.open.insert(id, request);
+                self.updated(id, Err(fault));
             }
             Phase::Releasing(reply, _) => answer(reply, Err(fault)),
             Phase::Leaving => {}
@@ -292,7 +310,7 @@ impl Requests {
 
     pub(super) fn lost(&mut self, id: RequestId, reason: LossReason) {
         match self.open.remove(&id) {
-            Some(Request { phase: Phase::Held(held, _), .. }) => held.lose(reason),
+            Some(Request { phase: Phase::Held(held, ..), .. }) => held.lose(reason),
             Some(Request { phase: Phase::Releasing(reply, doubt), .. }) => {
                 let released = match doubt {
                     Doubt::None => Released::AlreadyLost,
@@ -312,7 +330,7 @@ impl Requests {
     pub(super) fn follow(&mut self, standing: Standing) {
         let mut expired = vec![];
         for (id, request) in &mut self.open {
-            if let Phase::Held(held, _) = &request.phase {
+            if let Phase::Held(held, ..) = &request.phase {
                 held.follow(standing);
                 if standing == Standing::Expired {
                     expired.push(*id);

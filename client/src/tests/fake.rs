@@ -244,7 +244,7 @@ impl Stream {
     }
 
     pub(super) async fn refused(&self, request_id: Vec<u8>, reason: v1::RefusalReason) {
-        let refusal = Some(v1::Refusal { reason: reason.into(), holder: None, ahead: 0 });
+        let refusal = Some(v1::Refusal { reason: reason.into(), ..v1::Refusal::default() });
         self.tell(Told::Refused(v1::Refused { request_id, refusal })).await;
     }
 

@@ -36,7 +36,7 @@ async fn nobody_releases_the_lock_of_another(world: World) {
     assert_eq!(refused.code(), tonic::Code::PermissionDenied);
     assert_eq!(reason(&refused), "NOT_HOLDER");
     let client = world.client().await;
-    let holder = client.get("mine").await.unwrap().unwrap().holder.unwrap();
+    let holder = client.get("mine").await.unwrap().unwrap().holder().unwrap().clone();
     assert_eq!(holder.token.get(), held);
 }
 

@@ -16,6 +16,7 @@ mod fencing;
 mod handoff;
 mod introspection;
 mod loss;
+mod primitives;
 mod resume;
 mod store;
 mod store_outage;

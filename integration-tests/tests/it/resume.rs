@@ -36,7 +36,7 @@ async fn a_broken_stream_loses_nothing(world: World) {
     other.release().await.unwrap();
     let waiting = waiting.await.unwrap();
     assert!(waiting.check().is_ok() && held.check().is_ok());
-    let holder = direct.get("held").await.unwrap().unwrap().holder.unwrap();
+    let holder = direct.get("held").await.unwrap().unwrap().holder().unwrap().clone();
     assert_eq!(holder.token, held.token());
 }
 
@@ -47,7 +47,7 @@ async fn a_daemon_killed_and_restarted_loses_no_holder_and_no_waiter(mut world: 
     waiters(&holder, "restart", 1).await;
     world.kill_and_restart_first().await;
     let found = waiters(&holder, "restart", 1).await;
-    assert_eq!(found.holder.unwrap().token, held.token());
+    assert_eq!(found.holder().unwrap().token, held.token());
     assert!(held.check().is_ok());
     let before = held.token();
     held.release().await.unwrap();
@@ -71,7 +71,7 @@ async fn a_retry_finds_its_own_entry(world: World) {
     assert_eq!(refused.code(), tonic::Code::AlreadyExists);
     assert_eq!(reason(&refused), "REQUEST_ID_REUSED");
     let client = world.client().await;
-    assert!(waiters(&client, "retry", 0).await.holder.is_some());
+    assert!(waiters(&client, "retry", 0).await.holder().is_some());
 }
 
 async fn a_link_that_hangs_is_noticed_before_the_lock_is_granted_again(world: World) {
@@ -89,7 +89,7 @@ async fn a_link_that_hangs_is_noticed_before_the_lock_is_granted_again(world: Wo
     assert!(next.token() > held.token());
     eventually("the next holder is shown", SOON, async || {
         let found = world.client().await.get("hang").await.ok()??;
-        (found.holder?.token == next.token()).then_some(())
+        (found.holder()?.token == next.token()).then_some(())
     })
     .await;
 }

@@ -18,11 +18,11 @@ async fn a_watch_shows_what_is_and_what_changes(world: World) {
     let mut next =
         async || tokio::time::timeout(SOON, watch.next()).await.unwrap().unwrap().unwrap();
     let LockEvent::Changed(lock) = next().await else { panic!("the current state first") };
-    assert_eq!((lock.name.as_str(), lock.holder.unwrap().token), ("watch/a", before.token()));
+    assert_eq!((lock.name.as_str(), lock.holder().unwrap().token), ("watch/a", before.token()));
     assert_eq!(next().await, LockEvent::SnapshotEnd);
     let after = here.lock("watch/b").acquire(&soon()).await.unwrap();
     let LockEvent::Changed(lock) = next().await else { panic!("then changes") };
-    assert_eq!((lock.name.as_str(), lock.holder.unwrap().token), ("watch/b", after.token()));
+    assert_eq!((lock.name.as_str(), lock.holder().unwrap().token), ("watch/b", after.token()));
     before.release().await.unwrap();
     let freed = next().await;
     assert!(matches!(&freed, LockEvent::Freed { name, .. } if name == "watch/a"), "{freed:?}");

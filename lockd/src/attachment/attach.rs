@@ -1,6 +1,6 @@
 //! How a stream begins: with a new session, or with one that was open before.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use futures::stream::FuturesUnordered;
 use lockd_proto::v1::ClientInfo;
@@ -11,13 +11,16 @@ use super::{Attached, Attachment, OUTPUTS, Output};
 use crate::{
     engine::Engine,
     error::Error,
-    requests::{Owner, Requests, Standing},
+    record::Mark,
+    requests::{Owner, Requests},
     sessions::{Credential, Stream},
+    view::Entry,
 };
 
-/// Events of a session that wait for its stream's task. More than all open requests can have
-/// at once, so that only a task that is held up by its client can fall behind.
-const EVENTS: usize = 2 * crate::requests::MAX_OPEN;
+/// How many events a session has that wait for its stream's task, for each request that it may
+/// have open. More than those can have at once, so that only a task that is held up by its
+/// client can fall behind.
+const EVENTS_PER_ENTRY: usize = 2;
 
 impl Attachment {
     /// Opens a session on a new stream.
@@ -68,12 +71,14 @@ impl Attachment {
     async fn begin(engine: Engine, mut attached: Attached) -> (Self, mpsc::Receiver<Output>) {
         let session = attached.session.clone();
         // First the events, then the entries: what changes in between is heard of twice.
-        let events = engine.view.subscribe(session.id, EVENTS);
-        let mut requests = Requests::new(Owner { session: session.id, lease: session.lease });
+        let events =
+            engine.view.subscribe(session.id, EVENTS_PER_ENTRY * engine.limits.entries_per_session);
+        let owner = Owner { session: session.id, lease: session.lease };
+        let mut requests = Requests::new(owner, engine.limits);
         attached.entries = engine.view.entries_of(session.id);
-        for (entry, held) in &attached.entries {
-            requests.adopt(entry, if *held { Standing::Held } else { Standing::Waiting });
-        }
+        attached.entries.retain(|(entry, _)| entry.record.mark() != Mark::Gone);
+        let adopt = |(entry, _): &(Arc<Entry>, bool)| requests.adopt(entry, &engine.view);
+        let adopted = attached.entries.iter().flat_map(adopt).collect();
         let (outputs, receiver) = mpsc::channel(OUTPUTS);
         // The channel is new and empty, so this does not wait.
         drop(outputs.send(Output::Attached(attached)).await);
@@ -82,9 +87,11 @@ impl Attachment {
             engine,
             session,
             requests,
+            adopted,
             outputs,
             events,
             writes: FuturesUnordered::new(),
+            updates: FuturesUnordered::new(),
             renewals: FuturesUnordered::new(),
             deadlines: DelayQueue::new(),
             deadline_of: HashMap::new(),

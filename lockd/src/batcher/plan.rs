@@ -62,7 +62,9 @@ impl<W: Write> Pending<W> {
         W: 'a,
     {
         for write in batch {
-            self.in_flight.remove(write.op().key());
+            for key in write.op().keys() {
+                self.in_flight.remove(key);
+            }
         }
     }
 
@@ -73,29 +75,35 @@ impl<W: Write> Pending<W> {
         let mut batch = Vec::new();
         let mut skipped = VecDeque::new();
         let mut taken: HashSet<Key> = HashSet::new();
-        while batch.len() < profile.max_ops
+        let mut room = profile.max_ops;
+        while room > 0
             && let Some(write) = self.writes.pop_front()
         {
-            let queue = match write.op() {
-                Op::Enqueue(op) if !profile.revision_per_op => Some(&op.queue),
-                Op::Enqueue(_) | Op::Put(_) | Op::Delete(_) => None,
-            };
-            let key = write.op().key();
-            let waits = taken.contains(key)
-                || self.in_flight.contains(key)
-                || queue.is_some_and(|queue| taken.contains(queue))
-                || (kinds == Kinds::Deletes && !matches!(write.op(), Op::Delete(_)));
+            let claims: Vec<_> = claims(write.op(), profile).cloned().collect();
+            let waits = claims.iter().any(|key| taken.contains(key) || self.in_flight.contains(key))
+                || (kinds == Kinds::Deletes && !matches!(write.op(), Op::Delete(_)))
+                // A wide write leaves room for fewer others; alone it always fits.
+                || (write.op().width() > room && !batch.is_empty());
             if waits {
                 skipped.push_back(write);
                 continue;
             }
-            taken.insert(write.op().key().clone());
-            taken.extend(queue.cloned());
+            room = room.saturating_sub(write.op().width());
+            taken.extend(claims);
             batch.push(write);
         }
         skipped.append(&mut self.writes);
         self.writes = skipped;
-        self.in_flight.extend(batch.iter().map(|write| write.op().key().clone()));
+        self.in_flight.extend(batch.iter().flat_map(|write| write.op().keys().cloned()));
         batch
     }
+}
+
+/// What no other write of the same batch may claim: its keys and, where it matters, its queues.
+fn claims<'a>(op: &'a Op, profile: &Profile) -> impl Iterator<Item = &'a Key> {
+    let places = match op {
+        Op::Enqueue(op) if !profile.revision_per_op => op.places.as_slice(),
+        Op::Enqueue(_) | Op::Put(_) | Op::Delete(_) => &[],
+    };
+    op.keys().chain(places.iter().map(|place| &place.queue))
 }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use lockd_proto::TtlRange;
 
 use super::plan::{Kinds, Pending, Write};
-use crate::store::{Delete, Enqueue, Guard, Join, Key, LeaseId, Op, Profile};
+use crate::store::{Delete, Enqueue, Guard, Join, Key, LeaseId, Op, Place, Profile};
 
 struct Named(&'static str, Op);
 
@@ -17,10 +17,10 @@ impl Write for Named {
 }
 
 fn enqueue(name: &'static str, queue: &'static str) -> Named {
+    let place = Place { key: Key::new(format!("{queue}/{name}")), queue: Key::new(queue) };
     let op = Enqueue {
-        key: Key::new(format!("{queue}/{name}")),
+        places: vec![place],
         value: Bytes::new(),
-        queue: Key::new(queue),
         session: Key::new("s"),
         lease: LeaseId(1),
         join: Join::Always,
@@ -29,7 +29,7 @@ fn enqueue(name: &'static str, queue: &'static str) -> Named {
 }
 
 fn delete(name: &'static str, key: &'static str) -> Named {
-    let op = Delete { key: Key::new(key), guard: Guard::Exists, note: None };
+    let op = Delete { keys: vec![(Key::new(key), Guard::Exists)], note: None };
     Named(name, Op::Delete(op))
 }
 

@@ -31,7 +31,7 @@ pub(super) async fn run(args: Args, globals: &Globals) -> Result<Exit, Failure> 
         (_, Format::Name) => output::print(&args.name)?,
         (found, Format::Json | Format::Jsonl) => {
             let fields = found.as_ref().map_or_else(
-                || json!({ "namespace": globals.target.namespace, "name": args.name, "holder": null, "waiters": [] }),
+                || json!({ "namespace": globals.target.namespace, "name": args.name, "holder": null, "holders": [], "waiters": [] }),
                 render::to_json,
             );
             output::print_json(format, &output::document("Lock", fields))?;
@@ -41,7 +41,7 @@ pub(super) async fn run(args: Args, globals: &Globals) -> Result<Exit, Failure> 
 }
 
 fn describe(lock: &LockInfo) -> String {
-    let queue = lock.holder.iter().map(|holder| ("holds", holder));
+    let queue = lock.holders.iter().map(|holder| ("holds", holder));
     let queue = queue.chain(lock.waiters.iter().map(|waiter| ("waits", waiter)));
     let rows = queue.map(|(state, entry)| row(state, entry));
     let columns = ["STATE", "WHO", "TOKEN", "AGE", "LEASE LEFT", "METADATA", "TRACE"];

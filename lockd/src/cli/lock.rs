@@ -289,8 +289,8 @@ async fn wait(
 fn waiting_for(name: &str, found: &LockInfo) -> String {
     let ours = |entry: &&EntryInfo| entry.pid == std::process::id();
     let before = found.waiters.iter().take_while(|entry| !ours(entry)).count();
-    let ahead = before + usize::from(found.holder.is_some());
-    let holder = found.holder.as_ref().map_or_else(String::new, |holder| {
+    let ahead = before + found.holders.len();
+    let holder = found.holder().map_or_else(String::new, |holder| {
         format!("held by {} (token {}), ", render::who(holder), holder.token)
     });
     format!("waiting for {name:?}: {holder}{ahead} ahead")

@@ -11,7 +11,7 @@ pub(super) const WIDE_COLUMNS: [&str; 7] =
 
 /// A lock as a row of a table.
 pub(super) fn row(lock: &LockInfo, wide: bool) -> Vec<String> {
-    let holder = lock.holder.as_ref();
+    let holder = lock.holder();
     let of = |show: &dyn Fn(&EntryInfo) -> String| holder.map_or_else(|| "-".to_owned(), show);
     let mut row = vec![
         lock.name.clone(),
@@ -58,7 +58,8 @@ pub(super) fn to_json(lock: &LockInfo) -> Value {
     json!({
         "namespace": lock.namespace,
         "name": lock.name,
-        "holder": lock.holder.as_ref().map(entry_to_json),
+        "holder": lock.holder().map(entry_to_json),
+        "holders": lock.holders.iter().map(entry_to_json).collect::<Vec<_>>(),
         "waiters": lock.waiters.iter().map(entry_to_json).collect::<Vec<_>>(),
         "revision": lock.revision.to_string(),
     })
@@ -73,5 +74,12 @@ pub(super) fn entry_to_json(entry: &EntryInfo) -> Value {
         "traceId": entry.trace_id,
         "ageMs": entry.age.as_millis().to_string(),
         "leaseRemainingMs": entry.lease_remaining.map(|left| left.as_millis().to_string()),
+        "mode": entry.mode.to_string(),
+        "names": entry.names,
+        "value": String::from_utf8_lossy(&entry.value),
+        "owner": entry.owner,
+        "waitRemainingMs": entry.wait_remaining.map(|left| left.as_millis().to_string()),
+        "yieldReason": entry.yield_reason,
+        "lost": entry.lost,
     })
 }

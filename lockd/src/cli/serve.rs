@@ -72,6 +72,7 @@ pub(super) async fn serve(
         grpc: listen("--listen", settings.listen).await?,
         http: listen("--http-listen", settings.http_listen).await?,
         drain: settings.drain,
+        limits: settings.limits(),
     };
     stop_on_signals(&life)?;
     let mut printed = Ok(());

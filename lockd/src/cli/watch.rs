@@ -32,7 +32,7 @@ pub(super) async fn run(args: Args, globals: &Globals) -> Result<Exit, Failure> 
 fn print(format: Format, event: &LockEvent) -> Result<(), Failure> {
     match (format, event) {
         (Format::Table | Format::Wide, LockEvent::Changed(lock)) => {
-            let held = lock.holder.as_ref();
+            let held = lock.holder();
             let who = held.map_or_else(|| "nobody".to_owned(), render::who);
             let token = held.map_or(0, |holder| holder.token.get());
             let waiting = lock.waiters.len();

@@ -8,7 +8,7 @@ use figment::{
 use super::{ConfigError, ENV, invalid};
 
 /// The keys of [`super::Settings`].
-const KEYS: [&str; 16] = [
+const KEYS: [&str; 19] = [
     "store",
     "data_dir",
     "etcd_endpoints",
@@ -22,6 +22,9 @@ const KEYS: [&str; 16] = [
     "listen",
     "http_listen",
     "drain",
+    "max_waiters",
+    "max_entries",
+    "max_sessions",
     "name",
     "log",
     "log_format",

@@ -1,16 +1,13 @@
 //! `AdminService`.
 
 use lockd_proto::v1::{
-    ForceReleaseRequest, ForceReleaseResponse, StatusRequest, StatusResponse,
-    admin_service_server::AdminService,
+    ForceReleaseRequest, ForceReleaseResponse, ForgetOnceRequest, ForgetOnceResponse,
+    StatusRequest, StatusResponse, admin_service_server::AdminService,
 };
 use tonic::{Request, Response, Status};
 
 use super::{Api, to_status, translate};
 use crate::{engine::Engine, error::Error};
-
-/// The longest reason for a forced release, in bytes.
-const MAX_REASON: usize = 1024;
 
 #[tonic::async_trait]
 impl AdminService for Api {
@@ -20,6 +17,21 @@ impl AdminService for Api {
     ) -> Result<Response<ForceReleaseResponse>, Status> {
         let removed = force_release(&self.engine, request.into_inner()).await;
         removed.map(Response::new).map_err(|error| to_status(&error))
+    }
+
+    async fn forget_once(
+        &self,
+        request: Request<ForgetOnceRequest>,
+    ) -> Result<Response<ForgetOnceResponse>, Status> {
+        let ForgetOnceRequest { namespace, name } = request.into_inner();
+        let forgotten = async {
+            let lock = translate::lock_id(&namespace, name)?;
+            self.engine.forget_once(&lock).await
+        };
+        match forgotten.await {
+            Ok(existed) => Ok(Response::new(ForgetOnceResponse { existed })),
+            Err(error) => Err(to_status(&error)),
+        }
     }
 
     async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
@@ -33,15 +45,8 @@ async fn force_release(
 ) -> Result<ForceReleaseResponse, Error> {
     let lock = translate::lock_id(&request.namespace, request.name)?;
     let token = translate::token(request.token)?;
-    if request.reason.trim().is_empty() || request.reason.len() > MAX_REASON {
-        return Err(Error::Invalid {
-            field: "reason",
-            problem: format!(
-                "must be given, in at most {MAX_REASON} bytes: the holder will see it"
-            ),
-        });
-    }
-    let removed = engine.force_release(&lock, token, &request.reason).await?;
+    let reason = translate::reason(&request.reason)?;
+    let removed = engine.force_release(&lock, token, reason).await?;
     Ok(ForceReleaseResponse { removed: Some(translate::to_entry(&removed)) })
 }
 

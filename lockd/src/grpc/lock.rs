@@ -7,11 +7,20 @@ use lockd_proto::{
 };
 use tonic::{Request, Response, Status};
 
-use super::{Api, to_status, translate, watch};
-use crate::{engine::Engine, error::Error, keys, locks::Acquired};
+use super::{Api, explain, to_status, translate, watch};
+use crate::{
+    engine::Engine,
+    error::Error,
+    keys,
+    requests::Reply,
+    view::{QueueView, Scope},
+};
 
 /// Locks on a page of a listing, if the caller does not say.
 const DEFAULT_PAGE: usize = 100;
+
+/// Holders whose leases are looked up in the store for one answer.
+const MAX_LEASES: usize = 16;
 
 /// Locks on a page of a listing, at most.
 const MAX_PAGE: usize = 1000;
@@ -44,6 +53,30 @@ impl LockService for Api {
         released.map(Response::new).map_err(|error| to_status(&error))
     }
 
+    async fn update(
+        &self,
+        request: Request<v1::UpdateRequest>,
+    ) -> Result<Response<v1::UpdateResponse>, Status> {
+        let updated = update(&self.engine, request.into_inner()).await;
+        updated.map(Response::new).map_err(|error| to_status(&error))
+    }
+
+    async fn request_yield(
+        &self,
+        request: Request<v1::RequestYieldRequest>,
+    ) -> Result<Response<v1::RequestYieldResponse>, Status> {
+        let asked = request_yield(&self.engine, request.into_inner()).await;
+        asked.map(Response::new).map_err(|error| to_status(&error))
+    }
+
+    async fn explain(
+        &self,
+        request: Request<v1::ExplainRequest>,
+    ) -> Result<Response<v1::ExplainResponse>, Status> {
+        let explained = explain::explain(&self.engine, request.into_inner()).await;
+        explained.map(Response::new).map_err(|error| to_status(&error))
+    }
+
     async fn get(
         &self,
         request: Request<v1::GetRequest>,
@@ -64,9 +97,20 @@ impl LockService for Api {
         &self,
         request: Request<v1::WatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        let v1::WatchRequest { namespace, prefix } = request.into_inner();
-        let prefix = path(&namespace, &prefix).map_err(|error| to_status(&error))?;
-        Ok(Response::new(watch::watch(&self.engine, prefix)))
+        let scope = scope(request.into_inner()).map_err(|error| to_status(&error))?;
+        Ok(Response::new(watch::watch(&self.engine, scope)))
+    }
+}
+
+fn scope(request: v1::WatchRequest) -> Result<Scope, Error> {
+    let v1::WatchRequest { namespace, prefix, name } = request;
+    match (prefix.as_str(), name.as_str()) {
+        (prefix, "") => path(&namespace, prefix).map(Scope::Prefix),
+        ("", _) => translate::lock_id(&namespace, name).map(Scope::One),
+        _ => Err(Error::Invalid {
+            field: "name",
+            problem: "is given beside a prefix: give one of them".to_owned(),
+        }),
     }
 }
 
@@ -82,10 +126,16 @@ async fn acquire(
     };
     let acquire = translate::acquire(id, asked)?;
     let outcome = match engine.acquire(&credential, acquire).await? {
-        Acquired::Granted(token) => Outcome::Grant(v1::Grant { token: token.0 }),
-        Acquired::Refused { refusal, ahead } => {
-            Outcome::Refusal(translate::to_refusal(&refusal, ahead.as_ref()))
+        Reply::Granted { token } => Outcome::Grant(v1::Grant { token: token.0 }),
+        Reply::Refused { refusal, ahead } => {
+            Outcome::Refusal(translate::to_refusal(refusal, ahead.as_ref()))
         }
+        Reply::Failed(error) => return Err(error),
+        Reply::Queued(_)
+        | Reply::Released(_)
+        | Reply::Updated
+        | Reply::YieldRequested(_)
+        | Reply::Lost { .. } => return Err(Error::Protocol("an answer to another question")),
     };
     let request_id = id.as_bytes().to_vec();
     Ok(v1::AcquireResponse { outcome: Some(outcome), request_id })
@@ -111,19 +161,43 @@ async fn release(
     Ok(v1::ReleaseResponse { outcome: translate::to_release_outcome(released).into() })
 }
 
+async fn update(engine: &Engine, request: v1::UpdateRequest) -> Result<v1::UpdateResponse, Error> {
+    let credential = translate::credential(request.session)?;
+    let lock = translate::lock_id(&request.namespace, request.name)?;
+    let id = translate::request_id(&request.request_id)?;
+    let change = translate::change(request.change)?;
+    engine.update(&credential, &lock, id, change).await?;
+    Ok(v1::UpdateResponse {})
+}
+
+async fn request_yield(
+    engine: &Engine,
+    request: v1::RequestYieldRequest,
+) -> Result<v1::RequestYieldResponse, Error> {
+    let lock = translate::lock_id(&request.namespace, request.name)?;
+    let reason = translate::reason(&request.reason)?;
+    let asked = engine.request_yield(&lock, reason).await?;
+    Ok(v1::RequestYieldResponse { holders: asked.iter().map(translate::to_entry).collect() })
+}
+
 async fn get(engine: &Engine, request: v1::GetRequest) -> Result<v1::GetResponse, Error> {
     let lock = translate::lock_id(&request.namespace, request.name)?;
     let revision = engine.view.revision().0;
-    let Some(queue) = engine.view.queue(&lock) else {
-        return Err(Error::LockNotFound(lock));
-    };
-    let mut lock = translate::to_lock(&queue);
-    let lease = queue.entries.first().and_then(|holder| Some(holder.session.as_ref()?.lease));
-    if let (Some(holder), Some(lease)) = (&mut lock.holder, lease) {
-        let left = engine.store.lease_remaining(lease).await.map_err(Error::Store)?;
-        holder.lease_remaining = left.map(translate::to_wire_duration);
-    }
+    let queue = engine.view.queue(&lock).ok_or(Error::LockNotFound(lock))?;
+    let lock = with_leases(engine, &queue).await?;
     Ok(v1::GetResponse { lock: Some(lock), revision })
+}
+
+/// A lock with what is left of its holders' leases.
+pub(super) async fn with_leases(engine: &Engine, queue: &QueueView) -> Result<v1::Lock, Error> {
+    let mut lock = translate::to_lock(queue);
+    for (holder, found) in lock.holders.iter_mut().zip(&queue.entries).take(MAX_LEASES) {
+        if let Some(session) = &found.session {
+            let left = engine.store.lease_remaining(session.lease).await.map_err(Error::Store)?;
+            holder.lease_remaining = left.map(translate::to_wire_duration);
+        }
+    }
+    Ok(lock)
 }
 
 fn list(engine: &Engine, request: v1::ListRequest) -> Result<v1::ListResponse, Error> {

@@ -83,6 +83,6 @@ async fn close(
     request: CloseSessionRequest,
 ) -> Result<CloseSessionResponse, Error> {
     let session = engine.sessions.prove(&translate::credential(request.session)?).await?;
-    engine.sessions.close(session.lease).await?;
+    engine.sessions.close(&session).await?;
     Ok(CloseSessionResponse {})
 }

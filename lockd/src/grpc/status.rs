@@ -51,9 +51,14 @@ fn code_and_reason(error: &Error) -> (Code, Reason) {
         Error::OutcomeUnknown(_) => (Code::Unavailable, Reason::OutcomeUnknown),
         Error::ViewStale(_) | Error::ViewEmpty => (Code::Unavailable, Reason::ViewStale),
         Error::Draining => (Code::Unavailable, Reason::Draining),
-        Error::SlowConsumer | Error::TooManyRequests { .. } => {
-            (Code::ResourceExhausted, Reason::SlowConsumer)
-        }
+        Error::SlowConsumer => (Code::ResourceExhausted, Reason::SlowConsumer),
+        Error::KindMismatch { .. } => (Code::FailedPrecondition, Reason::KindMismatch),
+        Error::UpgradeRefused { .. } => (Code::FailedPrecondition, Reason::UpgradeRefused),
+        Error::BarrierBroken(_) => (Code::Aborted, Reason::BarrierBroken),
+        Error::ChangeRefused(_) => (Code::FailedPrecondition, Reason::ChangeRefused),
+        Error::TooManyWaiters { .. }
+        | Error::TooManyEntries { .. }
+        | Error::TooManySessions { .. } => (Code::ResourceExhausted, Reason::LimitReached),
         Error::Superseded => (Code::Aborted, Reason::Superseded),
         Error::StillWaiting | Error::Protocol(_) => {
             (Code::FailedPrecondition, Reason::ProtocolViolation)

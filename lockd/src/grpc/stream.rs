@@ -18,7 +18,7 @@ use crate::{
     attachment::{Attached, Attachment, End, Input, Output},
     engine::Engine,
     error::Error,
-    requests::Reply,
+    requests::{LossCause, Reply},
     view::Removal,
 };
 
@@ -80,6 +80,14 @@ fn to_input(message: Option<Asked>) -> Result<Input, Error> {
         Some(Asked::Release(release)) => {
             translate::request_id(&release.request_id).map(Input::Release)
         }
+        Some(Asked::Update(update)) => {
+            let request = translate::request_id(&update.request_id)?;
+            let change = translate::change(update.change);
+            Ok(change.map_or_else(
+                |error| Input::Malformed(request, error),
+                |change| Input::Update(request, change),
+            ))
+        }
         Some(Asked::Close(v1::Close {})) => Ok(Input::Close),
         Some(Asked::Open(_) | Asked::Resume(_)) => {
             Err(Error::Protocol("open or resume may only be the first message"))
@@ -127,17 +135,17 @@ fn to_attached(attached: Attached) -> v1::Attached {
 
 fn to_reply(request_id: Vec<u8>, reply: Reply) -> Told {
     match reply {
-        Reply::Queued { ahead, holder } => Told::Queued(v1::Queued {
+        Reply::Queued(ahead) => Told::Queued(v1::Queued {
             request_id,
-            ahead: u32::try_from(ahead).unwrap_or(u32::MAX),
-            holder: Some(translate::to_entry(&holder)),
+            ahead: u32::try_from(ahead.count).unwrap_or(u32::MAX),
+            holder: ahead.holder.as_ref().map(translate::to_entry),
         }),
         Reply::Granted { token } => {
             let grant = Some(v1::Grant { token: token.0 });
             Told::Granted(v1::Granted { request_id, grant })
         }
         Reply::Refused { refusal, ahead } => {
-            let refusal = Some(translate::to_refusal(&refusal, ahead.as_ref()));
+            let refusal = Some(translate::to_refusal(refusal, ahead.as_ref()));
             Told::Refused(v1::Refused { request_id, refusal })
         }
         Reply::Failed(error) => {
@@ -147,10 +155,15 @@ fn to_reply(request_id: Vec<u8>, reply: Reply) -> Told {
             request_id,
             outcome: translate::to_release_outcome(released).into(),
         }),
+        Reply::Updated => Told::Updated(v1::Updated { request_id }),
+        Reply::YieldRequested(reason) => {
+            Told::YieldRequested(v1::YieldRequested { request_id, reason })
+        }
         Reply::Lost { token, cause } => {
             let (reason, detail) = match cause {
-                Removal::BySession => (v1::LossReason::Released, String::new()),
-                Removal::Forced { reason } => (v1::LossReason::Forced, reason),
+                LossCause::Removed(Removal::BySession) => (v1::LossReason::Released, String::new()),
+                LossCause::Removed(Removal::Forced { reason }) => (v1::LossReason::Forced, reason),
+                LossCause::Broken => (v1::LossReason::Broken, String::new()),
             };
             Told::Lost(v1::Lost { request_id, token: token.0, reason: reason.into(), detail })
         }

@@ -5,6 +5,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use bytes::Bytes;
 use lockd_proto::{
     FencingToken, LockName, MAX_METADATA_BYTES, Namespace, RequestId, check_metadata, v1,
 };
@@ -12,11 +13,29 @@ use lockd_proto::{
 use crate::{
     error::Error,
     keys::LockId,
-    record::{EntryRecord, SessionRecord},
+    locks::Change,
+    mode::Mode,
+    record::{EntryRecord, Mark, SessionRecord},
     requests::{Acquire, Refusal, Released},
     sessions::{Credential, Secret},
-    view::{Described, QueueView},
+    store::MAX_PLACES,
+    view::{Ahead, Described, QueueView},
 };
+
+/// The longest value of an entry, in bytes. Everybody who looks at the lock is sent it.
+const MAX_VALUE: usize = 4096;
+
+/// The longest result of a once, in bytes.
+const MAX_RESULT: usize = 64 * 1024;
+
+/// The longest name of an owner, in bytes.
+const MAX_OWNER: usize = 128;
+
+/// The longest reason for a forced release or a wish to yield, in bytes.
+const MAX_REASON: usize = 1024;
+
+/// The longest lock-delay: for so long nobody can have a lock that nobody holds.
+const MAX_LOCK_DELAY: Duration = Duration::from_secs(600);
 
 pub(super) fn to_wire_duration(duration: Duration) -> prost_types::Duration {
     // Only a duration of more than 292 billion years does not fit.
@@ -67,32 +86,117 @@ pub(super) fn client_info(client: Option<v1::ClientInfo>) -> Result<v1::ClientIn
     Ok(client)
 }
 
-pub(super) fn acquire(request: RequestId, acquire: v1::Acquire) -> Result<Acquire, Error> {
-    let lock = lock_id(&acquire.namespace, acquire.name)?;
-    check_metadata(&acquire.metadata)?;
-    if acquire.trace_id.len() > 128 {
-        let problem = "is over 128 bytes: a W3C trace id has 32".to_owned();
-        return Err(Error::Invalid { field: "trace_id", problem });
+fn invalid(field: &'static str, problem: impl Into<String>) -> Error {
+    Error::Invalid { field, problem: problem.into() }
+}
+
+fn check_len(field: &'static str, len: usize, max: usize) -> Result<(), Error> {
+    if len > max {
+        return Err(invalid(field, format!("has {len} bytes: at most {max} are allowed")));
     }
+    Ok(())
+}
+
+pub(super) fn acquire(request: RequestId, acquire: v1::Acquire) -> Result<Acquire, Error> {
+    check_metadata(&acquire.metadata)?;
+    check_len("trace_id", acquire.trace_id.len(), 128)?;
+    check_len("value", acquire.value.len(), MAX_VALUE)?;
+    check_len("owner", acquire.owner.len(), MAX_OWNER)?;
+    let mode =
+        Mode::from_wire(acquire.mode.as_ref()).map_err(|problem| invalid("mode", problem))?;
+    let locks = locks(&acquire, mode)?;
+    let max_wait = acquire.max_wait.map(|wait| duration("max_wait", wait)).transpose()?;
+    if matches!(mode, Mode::Party { .. }) && max_wait.is_some_and(|wait| wait.is_zero()) {
+        return Err(invalid("max_wait", "is zero: a barrier can't be tried, only waited for"));
+    }
+    let names = locks.iter().map(|lock| lock.name().to_owned());
     let record = EntryRecord {
+        names: if locks.len() > 1 { names.collect() } else { vec![] },
         metadata: acquire.metadata,
         trace_id: acquire.trace_id,
         made_unix_ms: unix_ms(),
+        mode: (mode != Mode::default()).then(|| mode.to_wire()),
+        value: acquire.value.into(),
+        owner: acquire.owner,
+        wait_until_unix_ms: max_wait.map_or(0, |wait| unix_ms().saturating_add(millis(wait))),
+        lock_delay_ms: millis(lock_delay(acquire.lock_delay)?),
+        ..EntryRecord::default()
     };
-    let max_wait = acquire.max_wait.map(|wait| duration("max_wait", wait)).transpose()?;
-    Ok(Acquire { request, lock, record: Arc::new(record), max_wait })
+    Ok(Acquire { request, locks: locks.into(), record: Arc::new(record), max_wait })
+}
+
+/// The locks that an acquire asks for.
+fn locks(acquire: &v1::Acquire, mode: Mode) -> Result<Vec<LockId>, Error> {
+    let more = &acquire.more_names;
+    if more.len() >= MAX_PLACES {
+        let problem = format!("has {} names: at most {} are allowed", more.len(), MAX_PLACES - 1);
+        return Err(invalid("more_names", problem));
+    }
+    if !more.is_empty() && !matches!(mode, Mode::Exclusive | Mode::Shared) {
+        return Err(invalid("more_names", "is for locks only, exclusive or shared"));
+    }
+    let mut locks = Vec::with_capacity(1 + more.len());
+    for name in std::iter::once(&acquire.name).chain(more) {
+        let lock = lock_id(&acquire.namespace, name.clone())?;
+        if locks.contains(&lock) {
+            return Err(invalid("more_names", format!("has {name:?} twice: name each lock once")));
+        }
+        locks.push(lock);
+    }
+    Ok(locks)
+}
+
+fn lock_delay(delay: Option<prost_types::Duration>) -> Result<Duration, Error> {
+    let delay = delay.map(|delay| duration("lock_delay", delay)).transpose()?;
+    let delay = delay.unwrap_or_default();
+    if delay > MAX_LOCK_DELAY {
+        return Err(invalid("lock_delay", "is over 10 minutes, the longest that is allowed"));
+    }
+    Ok(delay)
+}
+
+/// What an operator says; shown to the holder.
+pub(super) fn reason(reason: &str) -> Result<&str, Error> {
+    if reason.trim().is_empty() || reason.len() > MAX_REASON {
+        let problem =
+            format!("must be given, in at most {MAX_REASON} bytes: the holder will see it");
+        return Err(invalid("reason", problem));
+    }
+    Ok(reason)
+}
+
+pub(super) fn change(change: Option<v1::Change>) -> Result<Change, Error> {
+    use v1::change::Change as Wire;
+    match change.and_then(|change| change.change).ok_or_else(|| missing("change"))? {
+        Wire::Downgrade(v1::Shared {}) => Ok(Change::Downgrade),
+        Wire::Value(value) => {
+            check_len("value", value.len(), MAX_VALUE)?;
+            Ok(Change::Value(value.into()))
+        }
+        Wire::Result(result) => {
+            check_len("result", result.len(), MAX_RESULT)?;
+            Ok(Change::Result(Bytes::from(result)))
+        }
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Wall time, to show ages only.
 #[allow(clippy::disallowed_methods, reason = "ages are shown, never decided upon")]
 fn unix_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    millis(since)
 }
 
 pub(super) fn to_entry(described: &Described) -> v1::Entry {
     let Described { entry, session } = described;
-    let age = Duration::from_millis(unix_ms().saturating_sub(entry.record.made_unix_ms));
+    let now = unix_ms();
+    let age = Duration::from_millis(now.saturating_sub(entry.record.made_unix_ms));
+    let until = Some(entry.record.wait_until_unix_ms).filter(|until| *until > 0);
+    let wait_remaining = until.map(|until| Duration::from_millis(until.saturating_sub(now)));
     v1::Entry {
         token: entry.created.0,
         session_id: entry.id.session.to_string(),
@@ -102,6 +206,14 @@ pub(super) fn to_entry(described: &Described) -> v1::Entry {
         age: Some(to_wire_duration(age)),
         lease_remaining: None,
         request_id: entry.id.request.as_bytes().to_vec(),
+        mode: Some(entry.mode.to_wire()),
+        names: entry.record.names.clone(),
+        value: entry.record.value.to_vec(),
+        owner: entry.record.owner.clone(),
+        wait_remaining: wait_remaining.map(to_wire_duration),
+        yield_reason: entry.record.yield_reason.clone(),
+        lost: described.is_lost(),
+        left: entry.record.mark() == Mark::Left,
     }
 }
 
@@ -114,26 +226,42 @@ fn to_client_info(session: &SessionRecord) -> v1::ClientInfo {
 }
 
 pub(super) fn to_lock(queue: &QueueView) -> v1::Lock {
-    let mut entries = queue.entries.iter().map(to_entry);
+    let mut holders: Vec<_> = queue.entries.iter().map(to_entry).collect();
+    let waiters = holders.split_off(queue.held.min(holders.len()));
+    // Whoever holds has stopped waiting.
+    holders.iter_mut().for_each(|holder| holder.wait_remaining = None);
     v1::Lock {
         namespace: queue.lock.namespace().to_owned(),
         name: queue.lock.name().to_owned(),
-        holder: entries.next(),
-        waiters: entries.collect(),
+        holders,
+        waiters,
     }
 }
 
-pub(super) fn to_refusal(refusal: &Refusal, ahead: Option<&(usize, Described)>) -> v1::Refusal {
+pub(super) fn to_refusal(refusal: Refusal, ahead: Option<&Ahead>) -> v1::Refusal {
+    let (mut detail, mut result) = (String::new(), vec![]);
     let reason = match refusal {
         Refusal::Busy => v1::RefusalReason::Busy,
         Refusal::WaitExpired => v1::RefusalReason::WaitExpired,
         Refusal::Cancelled => v1::RefusalReason::Cancelled,
         Refusal::Forced => v1::RefusalReason::Forced,
+        Refusal::Deadlock(cycle) => {
+            detail = cycle.as_ref().to_owned();
+            v1::RefusalReason::Deadlock
+        }
+        Refusal::Broken => v1::RefusalReason::Broken,
+        Refusal::Done(stored) => {
+            result = stored.to_vec();
+            v1::RefusalReason::Done
+        }
     };
+    let count = ahead.map_or(0, |ahead| ahead.count);
     v1::Refusal {
         reason: reason.into(),
-        holder: ahead.map(|(_, holder)| to_entry(holder)),
-        ahead: ahead.map_or(0, |(ahead, _)| u32::try_from(*ahead).unwrap_or(u32::MAX)),
+        holder: ahead.and_then(|ahead| ahead.holder.as_ref()).map(to_entry),
+        ahead: u32::try_from(count).unwrap_or(u32::MAX),
+        detail,
+        result,
     }
 }
 

@@ -7,12 +7,13 @@ use lockd_proto::v1::{self, watch_response::Event};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-use super::{status::to_status, translate};
+use super::{explain::to_ref, status::to_status, translate};
 use crate::{
     engine::Engine,
     error::Error,
     keys::LockId,
-    view::{Observer, View},
+    store::Revision,
+    view::{Observer, Scope, View},
 };
 
 /// Locks that are read from the view at a time for the first part of a watch.
@@ -28,22 +29,22 @@ struct Watch {
 }
 
 enum Part {
-    Snapshot { prefix: String, after: Option<LockId> },
+    Snapshot { scope: Scope, after: Option<LockId> },
     Changes,
     Over,
 }
 
 pub(super) fn watch(
     engine: &Engine,
-    prefix: String,
+    scope: Scope,
 ) -> BoxStream<'static, Result<v1::WatchResponse, Status>> {
     let watch = Watch {
         view: engine.view.clone(),
         drain: engine.drain.clone(),
         // Before the snapshot is read, so that no change falls between the two.
-        observer: engine.view.observe(prefix.clone()),
+        observer: engine.view.observe(scope.clone()),
         ready: VecDeque::new(),
-        part: Part::Snapshot { prefix, after: None },
+        part: Part::Snapshot { scope, after: None },
     };
     stream::unfold(watch, async |mut watch| {
         let next = watch.next().await?;
@@ -67,6 +68,7 @@ impl Watch {
                             return Some(Err(to_status(&Error::Draining)));
                         }
                         changed = self.observer.changed() => self.read_changes(&changed),
+                        revision = self.view.confirmed() => self.confirm(revision),
                     }
                 }
                 Part::Over => return None,
@@ -75,11 +77,17 @@ impl Watch {
     }
 
     fn read_page(&mut self) {
-        let Part::Snapshot { prefix, after } = &mut self.part else {
+        let Part::Snapshot { scope, after } = &mut self.part else {
             return;
         };
-        let from = after.as_ref().map(std::borrow::Borrow::borrow);
-        let page = self.view.list(prefix, from, PAGE);
+        let page = match scope {
+            Scope::Prefix(prefix) => {
+                let from = after.as_ref().map(std::borrow::Borrow::borrow);
+                self.view.list(prefix, from, PAGE)
+            }
+            Scope::One(lock) if after.is_none() => self.view.queue(lock).into_iter().collect(),
+            Scope::One(_) => vec![],
+        };
         let revision = self.view.revision().0;
         let locks = page.iter().map(|queue| Event::Changed(translate::to_lock(queue)));
         self.ready.extend(locks.map(|event| v1::WatchResponse { event: Some(event), revision }));
@@ -93,15 +101,17 @@ impl Watch {
         }
     }
 
+    fn confirm(&mut self, revision: Revision) {
+        let event = Some(Event::Confirmed(v1::Confirmed {}));
+        self.ready.push_back(v1::WatchResponse { event, revision: revision.0 });
+    }
+
     fn read_changes(&mut self, changed: &std::collections::BTreeSet<LockId>) {
         let revision = self.view.revision().0;
         for lock in changed {
             let event = match self.view.queue(lock) {
                 Some(queue) => Event::Changed(translate::to_lock(&queue)),
-                None => Event::Freed(v1::LockRef {
-                    namespace: lock.namespace().to_owned(),
-                    name: lock.name().to_owned(),
-                }),
+                None => Event::Freed(to_ref(lock)),
             };
             self.ready.push_back(v1::WatchResponse { event: Some(event), revision });
         }

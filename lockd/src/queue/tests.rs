@@ -1,95 +1,228 @@
-//! The grant rule, to exhaustion on small queues and at random on large ones.
-
-use std::collections::BTreeSet;
+//! The grant rule, to exhaustion on small queues and at random on large ones: what the queue
+//! grants step by step is what the rule says of the whole queue.
 
 use proptest::prelude::*;
 
 use super::*;
+use crate::mode::{
+    Mode::{Exclusive, Once, Permits, Shared},
+    OnLoss,
+};
 
-#[derive(Debug, Clone, Copy)]
-enum Change {
-    Join,
-    Leave(usize),
-}
-
-/// Replays steps, each of changes that happen together, and checks what must hold after each.
-fn replay<'a>(steps: impl Iterator<Item = &'a [Change]>) {
-    let mut queue = Queue::default();
-    let mut model = BTreeSet::new();
-    let mut last_grant = None;
-    let mut next = 0;
-    for step in steps {
-        let before = model.first().copied();
-        for change in step {
-            apply(*change, &mut next, &mut model, &mut queue);
-        }
-        let now = model.first().copied();
-        assert_eq!(queue.holder().map(|(at, _)| at), now, "the oldest entry holds");
-        let granted = queue.granted_since(before).map(|(at, _)| at);
-        assert_eq!(granted, now.filter(|_| now != before), "each holder is granted once");
-        if granted.is_some() {
-            assert!(last_grant < granted, "tokens grow");
-            last_grant = granted;
-        }
-        for (ahead, at) in model.iter().enumerate() {
-            assert_eq!(queue.ahead_of(*at), ahead);
-            assert_eq!(queue.is_held_by(*at), ahead == 0);
-        }
+impl Seated for Mode {
+    fn mode(&self) -> Mode {
+        *self
     }
 }
 
-fn apply(change: Change, next: &mut u64, model: &mut BTreeSet<Revision>, queue: &mut Queue<u64>) {
-    match change {
-        Change::Join => {
-            *next += 1;
-            model.insert(Revision(*next));
-            queue.insert(Revision(*next), *next);
+#[derive(Debug, Clone, Copy)]
+enum Change {
+    Join(Mode),
+    Leave(usize),
+    Downgrade(usize),
+}
+
+/// Entries in order, and which of them were granted.
+#[derive(Default)]
+struct Replay {
+    queue: Queue<Mode>,
+    model: Vec<(u64, Mode)>,
+    granted: Vec<u64>,
+    last_grant: u64,
+    next: u64,
+}
+
+impl Replay {
+    /// Replays steps, each of changes that happen together, and checks what must hold after
+    /// each.
+    fn run<'a>(steps: impl Iterator<Item = &'a [Change]>) {
+        let mut replay = Self::default();
+        for step in steps {
+            step.iter().for_each(|change| replay.apply(*change));
+            replay.check();
         }
-        Change::Leave(index) => {
-            if let Some(at) = model.iter().nth(index).copied() {
-                model.remove(&at);
-                assert_eq!(queue.remove(at), Some(at.0), "the entry that left is the one named");
+    }
+
+    fn apply(&mut self, change: Change) {
+        match change {
+            Change::Join(mode) => {
+                self.next += 1;
+                self.model.push((self.next, mode));
+                self.queue.insert(Revision(self.next), mode);
+            }
+            Change::Leave(index) if index < self.model.len() => {
+                let (at, mode) = self.model.remove(index);
+                self.granted.retain(|granted| *granted != at);
+                assert_eq!(self.queue.remove(Revision(at)), Some(mode), "the one that is named");
+            }
+            Change::Downgrade(index) => {
+                if let Some((at, mode @ Exclusive)) = self.model.get_mut(index)
+                    && self.granted.contains(at)
+                {
+                    *mode = Shared;
+                    self.queue.replace(Revision(*at), Shared);
+                }
+            }
+            Change::Leave(_) => {}
+        }
+    }
+
+    fn check(&mut self) {
+        let count = self.queue.advance().count();
+        let rule = holders(self.model.iter().map(|(_, mode)| *mode));
+        let tokens: Vec<_> = self.model.iter().map(|(at, _)| *at).collect();
+        assert_eq!(self.queue.held(), rule, "what is granted is what the rule says");
+        for (index, at) in tokens.iter().enumerate() {
+            assert_eq!(self.queue.is_held_by(Revision(*at)), index < rule);
+            assert_eq!(self.queue.ahead_of(Revision(*at)), index);
+        }
+        let fresh: Vec<_> =
+            tokens.iter().take(rule).copied().filter(|at| !self.granted.contains(at)).collect();
+        assert_eq!(count, fresh.len(), "each is granted once");
+        for token in fresh {
+            assert!(token > self.last_grant, "tokens grow with every grant");
+            self.last_grant = token;
+            self.granted.push(token);
+        }
+        assert!(self.granted.iter().all(|at| tokens[..rule].contains(at)), "no grant is undone");
+    }
+}
+
+/// Every history of seven changes over a few entries, one at a time and in pairs.
+#[test]
+fn every_small_history_grants_by_the_rule() {
+    let choices = [
+        Change::Join(Exclusive),
+        Change::Join(Shared),
+        Change::Leave(0),
+        Change::Leave(1),
+        Change::Leave(2),
+        Change::Downgrade(0),
+    ];
+    const CHANGES: u32 = 7;
+    for history in 0..choices.len().pow(CHANGES) {
+        let digit = |digit| choices[history / choices.len().pow(digit) % choices.len()];
+        let changes: Vec<_> = (0..CHANGES).map(digit).collect();
+        Replay::run(changes.chunks(1));
+        Replay::run(changes.chunks(2));
+    }
+}
+
+fn mode() -> impl Strategy<Value = Mode> {
+    prop_oneof![
+        4 => Just(Exclusive),
+        4 => Just(Shared),
+        4 => (1..4u32).prop_map(|count| Permits { count, capacity: 3 }),
+        1 => (1..3u32).prop_map(|count| Permits { count, capacity: 2 }),
+        1 => Just(Mode::Share(OnLoss::Release)),
+        1 => Just(Once),
+    ]
+}
+
+fn changes() -> impl Strategy<Value = Vec<Change>> {
+    let change = prop_oneof![
+        3 => mode().prop_map(Change::Join),
+        3 => (0..20usize).prop_map(Change::Leave),
+        1 => (0..5usize).prop_map(Change::Downgrade),
+    ];
+    proptest::collection::vec(change, 0..400)
+}
+
+proptest! {
+    #[test]
+    fn long_histories_grant_by_the_rule(changes in changes(), together in 1..5usize) {
+        Replay::run(changes.chunks(together));
+    }
+
+    /// The rule itself: compatible, longest, and by order alone.
+    #[test]
+    fn the_rule_grants_the_longest_compatible_run(
+        modes in proptest::collection::vec(mode(), 0..12),
+    ) {
+        let fits = |run: &[Mode]| {
+            let kind = run.first().map(|mode| mode.kind());
+            let taken: u64 = run.iter().map(|mode| mode.weight()).sum();
+            kind.is_none_or(|kind| {
+                taken <= kind.capacity() && run.iter().all(|mode| mode.kind() == kind)
+            })
+        };
+        let held = holders(modes.iter().copied());
+        prop_assert!(fits(&modes[..held]), "holders are compatible");
+        if held < modes.len() {
+            prop_assert!(!fits(&modes[..=held]), "nobody waits who could hold");
+        }
+    }
+
+    #[test]
+    fn parties_come_in_together_and_go_together(
+        parties in 1..5u32,
+        arrivals in proptest::collection::vec(any::<bool>(), 0..40),
+    ) {
+        let party = Mode::Party { parties };
+        let (mut queue, mut next, mut inside) = (Queue::default(), 0u64, Vec::new());
+        let mut waiting = Vec::new();
+        for arrives in arrivals {
+            if arrives {
+                next += 1;
+                queue.insert(Revision(next), party);
+                waiting.push(next);
+            } else {
+                for at in inside.drain(..) {
+                    queue.remove(Revision(at));
+                }
+            }
+            let granted = queue.advance().count();
+            if inside.is_empty() && waiting.len() >= parties as usize {
+                inside = waiting.drain(..parties as usize).collect();
+                prop_assert_eq!(granted, parties as usize, "all at once");
+            } else {
+                prop_assert_eq!(granted, 0, "not before, and not beside those inside");
             }
         }
     }
 }
 
-/// Every history of eight changes over at most four entries, one at a time and in pairs.
 #[test]
-fn every_small_history_grants_in_order() {
-    const CHOICES: usize = 5;
-    const CHANGES: u32 = 8;
-    for history in 0..CHOICES.pow(CHANGES) {
-        let changes: Vec<_> = (0..CHANGES)
-            .map(|digit| match history / CHOICES.pow(digit) % CHOICES {
-                0 => Change::Join,
-                leave => Change::Leave(leave - 1),
-            })
-            .collect();
-        replay(changes.chunks(1));
-        replay(changes.chunks(2));
+fn readers_behind_a_writer_wait_and_then_come_in_together() {
+    let mut queue = Queue::default();
+    for (at, mode) in [(1, Shared), (2, Exclusive), (3, Shared), (4, Shared)] {
+        queue.insert(Revision(at), mode);
     }
+    assert_eq!(queue.advance().count(), 1);
+    queue.remove(Revision(1));
+    assert_eq!(queue.advance().count(), 1, "the writer");
+    queue.remove(Revision(2));
+    assert_eq!(queue.advance().count(), 2, "both readers");
+}
+
+#[test]
+fn a_big_request_at_the_head_is_not_overtaken() {
+    let permits = |count| Permits { count, capacity: 3 };
+    let mut queue = Queue::default();
+    for (at, count) in [(1, 2), (2, 3), (3, 1)] {
+        queue.insert(Revision(at), permits(count));
+    }
+    assert_eq!(queue.advance().count(), 1, "one permit is free, and nobody gets it");
+    assert!(!queue.would_grant(permits(1)));
+    queue.remove(Revision(1));
+    assert_eq!(queue.advance().count(), 1);
+    assert!(queue.is_held_by(Revision(2)));
+}
+
+#[test]
+fn an_entry_of_another_kind_holds_beside_nobody() {
+    assert_eq!(holders([Shared, Permits { count: 1, capacity: 9 }]), 1);
+    let (of_two, of_three) = (Permits { count: 1, capacity: 2 }, Permits { count: 1, capacity: 3 });
+    assert_eq!(holders([of_two, of_three, of_two]), 1);
 }
 
 #[test]
 fn leaving_twice_changes_nothing() {
     let mut queue = Queue::default();
-    queue.insert(Revision(1), ());
-    queue.insert(Revision(2), ());
-    assert_eq!(queue.remove(Revision(1)), Some(()));
+    queue.insert(Revision(1), Exclusive);
+    queue.insert(Revision(2), Exclusive);
+    assert_eq!(queue.remove(Revision(1)), Some(Exclusive));
     assert_eq!(queue.remove(Revision(1)), None);
+    assert_eq!(queue.advance().count(), 1);
     assert!(queue.is_held_by(Revision(2)));
-}
-
-proptest! {
-    #[test]
-    fn long_histories_grant_in_order(
-        changes in proptest::collection::vec(
-            prop_oneof![Just(Change::Join), (0..200usize).prop_map(Change::Leave)],
-            0..600,
-        ),
-        together in 1..5usize,
-    ) {
-        replay(changes.chunks(together));
-    }
 }

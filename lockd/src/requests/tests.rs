@@ -3,15 +3,17 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+mod model;
+
 use bytes::Bytes;
-use lockd_proto::{LockName, Namespace, clock::Clock};
+use lockd_proto::{LockName, Namespace, SessionId, clock::Clock};
 use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    keys::Named,
+    keys::{self, Named},
     store::{Change, Enqueue, Feed, Join, Key, LeaseId},
-    view::{SessionEvent, SessionEvents},
+    view::SessionEvents,
 };
 
 const LEASE: LeaseId = LeaseId(7);
@@ -40,7 +42,7 @@ fn request(n: u8) -> RequestId {
 }
 
 fn acquire(n: u8, max_wait: Option<std::time::Duration>) -> Acquire {
-    Acquire { request: request(n), lock: lock(), record: Arc::default(), max_wait }
+    Acquire { request: request(n), locks: [lock()].into(), record: Arc::default(), max_wait }
 }
 
 impl World {
@@ -49,7 +51,7 @@ impl World {
         let view = View::new(Clock::system());
         let events = view.subscribe(session, 10_000);
         Self {
-            requests: Requests::new(Owner { session, lease: LEASE }),
+            requests: Requests::new(Owner { session, lease: LEASE }, Limits::default()),
             view,
             events,
             entries: BTreeMap::new(),
@@ -74,14 +76,15 @@ impl World {
         let Some((id, op)) = self.submitted.pop_front() else { return };
         let outcome = match op {
             Op::Enqueue(op) => self.enqueue(op),
-            Op::Delete(op) => self.delete(&op.key),
+            Op::Delete(op) => self.delete(&op.keys[0].0),
             Op::Put(_) => unreachable!("requests put nothing"),
         };
         self.applied.push_back((id, outcome));
     }
 
     fn enqueue(&mut self, op: Enqueue) -> Outcome {
-        if let Some(there) = self.entries.get(&op.key) {
+        let key = op.places[0].key.clone();
+        if let Some(there) = self.entries.get(&key) {
             return Outcome::Exists(there.clone());
         }
         let first = self.entries.is_empty();
@@ -91,13 +94,13 @@ impl World {
         self.revision += 1;
         let revision = Revision(self.revision);
         let record = Record {
-            key: op.key.clone(),
+            key: key.clone(),
             value: op.value,
             created: revision,
             modified: revision,
             lease: LEASE,
         };
-        self.entries.insert(op.key, record.clone());
+        self.entries.insert(key, record.clone());
         self.feed.push_back(Feed::Changes { revision, changes: vec![Change::Put(record)] });
         Outcome::Enqueued { revision, first }
     }
@@ -122,15 +125,7 @@ impl World {
         let Some(feed) = self.feed.pop_front() else { return };
         self.view.apply(feed);
         while let Ok(event) = self.events.try_recv() {
-            let actions = match event {
-                SessionEvent::Granted { request, token, lock } => {
-                    self.requests.granted_in_view(request, &lock, token)
-                }
-                SessionEvent::Removed { request, token, cause, .. } => {
-                    self.requests.removed_in_view(request, token, cause)
-                }
-                SessionEvent::Attached(_) | SessionEvent::Ended => vec![],
-            };
+            let actions = self.requests.event(event, &self.view);
             self.act(actions);
         }
     }
@@ -164,10 +159,13 @@ enum Step {
 impl World {
     fn step(&mut self, step: Step) {
         let actions = match step {
-            Step::Acquire(n) => self.requests.acquire(acquire(n, None)),
-            Step::Try(n) => self.requests.acquire(acquire(n, Some(std::time::Duration::ZERO))),
-            Step::Cancel(n) => self.requests.cancel(request(n)),
-            Step::Release(n) => self.requests.release(request(n)),
+            Step::Acquire(n) => self.requests.acquire(acquire(n, None), &self.view),
+            Step::Try(n) => {
+                let acquire = acquire(n, Some(std::time::Duration::ZERO));
+                self.requests.acquire(acquire, &self.view)
+            }
+            Step::Cancel(n) => self.requests.cancel(request(n), &self.view),
+            Step::Release(n) => self.requests.release(request(n), &self.view),
             Step::WaitExpired(n) => self.requests.wait_expired(request(n), &self.view),
             Step::Force(n) => {
                 let session = self.requests.owner().session;
@@ -283,7 +281,7 @@ fn a_request_id_stands_for_one_request() {
     world.step(Step::Acquire(1));
     let record = EntryRecord { trace_id: "another".to_owned(), ..EntryRecord::default() };
     let other = Acquire { record: Arc::new(record), ..acquire(1, None) };
-    let actions = world.requests.acquire(other);
+    let actions = world.requests.acquire(other, &world.view);
     world.act(actions);
     assert!(matches!(world.last_told(1), Some(Reply::Failed(Error::RequestIdReused))));
 }

@@ -11,36 +11,44 @@ use std::{
 use lockd_proto::{RequestId, SessionId};
 use tokio::sync::{Notify, mpsc};
 
-use super::View;
-use crate::{keys::LockId, store::Revision};
+use super::{Entry, View};
+use crate::{keys::LockId, mode::Kind, store::Revision};
 
 /// What happened to a session or one of its entries.
 #[derive(Debug, Clone)]
 pub enum SessionEvent {
-    /// An entry holds its lock now.
-    Granted {
-        /// Whose entry.
-        request: RequestId,
-        /// Its creation revision.
-        token: Revision,
-        /// The lock.
-        lock: LockId,
-    },
+    /// An entry holds its locks now.
+    Granted(Arc<Entry>),
     /// An entry is gone.
-    Removed {
-        /// Whose entry.
-        request: RequestId,
-        /// Its creation revision.
-        token: Revision,
-        /// Whether it held its lock.
-        held: bool,
-        /// Why.
-        cause: Removal,
-    },
+    Removed(Arc<Entry>, Removal),
+    /// An entry has joined a queue of this other kind.
+    Misplaced(Arc<Entry>, Kind),
+    /// The barrier that an entry is a party to is broken. May be told more than once.
+    Broken(Arc<Entry>),
+    /// An entry is the youngest wait of a deadlock, whose cycle this tells.
+    Deadlocked(Arc<Entry>, Arc<str>),
+    /// Somebody wants what an entry holds, and says why.
+    YieldRequested(Arc<Entry>),
     /// The session's record was written: it was attached to a stream, at this revision.
     Attached(Revision),
-    /// The session is gone, and all its entries with it. The last event.
+    /// The session is gone, and its entries with it. The last event.
     Ended,
+}
+
+impl SessionEvent {
+    /// The request that it is about.
+    #[must_use]
+    pub fn request(&self) -> Option<RequestId> {
+        match self {
+            Self::Granted(entry)
+            | Self::Removed(entry, _)
+            | Self::Misplaced(entry, _)
+            | Self::Broken(entry)
+            | Self::Deadlocked(entry, _)
+            | Self::YieldRequested(entry) => Some(entry.id.request),
+            Self::Attached(_) | Self::Ended => None,
+        }
+    }
 }
 
 /// Why an entry is gone though its session lives.
@@ -98,16 +106,34 @@ pub struct Observer {
     changed: Arc<Changed>,
 }
 
+/// Which locks an observer hears of.
+#[derive(Debug, Clone)]
+pub enum Scope {
+    /// Those whose path starts with this.
+    Prefix(String),
+    /// This one.
+    One(LockId),
+}
+
+impl Scope {
+    fn contains(&self, lock: &LockId) -> bool {
+        match self {
+            Self::Prefix(prefix) => lock.is_under(prefix),
+            Self::One(one) => lock == one,
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Changed {
-    prefix: String,
+    scope: Scope,
     locks: Mutex<BTreeSet<LockId>>,
     wake: Notify,
 }
 
 impl Changed {
     fn note(&self, lock: &LockId) {
-        if lock.is_under(&self.prefix) {
+        if self.scope.contains(lock) {
             self.take_locks(|locks| locks.insert(lock.clone()));
             self.wake.notify_one();
         }
@@ -143,10 +169,16 @@ impl View {
         events
     }
 
-    /// Observes the locks whose path starts with `prefix`, from now on.
+    /// Tells whoever follows an entry here that it is the youngest wait of a deadlock.
+    pub fn tell_deadlocked(&self, entry: &Arc<Entry>, cycle: Arc<str>) {
+        let told = SessionEvent::Deadlocked(entry.clone(), cycle);
+        self.lock().listeners.tell(entry.id.session, told);
+    }
+
+    /// Observes locks from now on.
     #[must_use]
-    pub fn observe(&self, prefix: String) -> Observer {
-        let changed = Arc::new(Changed { prefix, locks: Mutex::default(), wake: Notify::new() });
+    pub fn observe(&self, scope: Scope) -> Observer {
+        let changed = Arc::new(Changed { scope, locks: Mutex::default(), wake: Notify::new() });
         self.lock().listeners.observers.push(Arc::downgrade(&changed));
         Observer { changed }
     }

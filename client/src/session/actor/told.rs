@@ -54,6 +54,12 @@ impl Actor {
                 let outcome = released.outcome();
                 self.about(&released.request_id, |requests, id| requests.released(id, outcome));
             }
+            Told::Updated(v1::Updated { request_id }) => {
+                self.about(&request_id, |requests, id| requests.updated(id, Ok(())));
+            }
+            Told::YieldRequested(v1::YieldRequested { request_id, reason }) => {
+                self.about(&request_id, |requests, id| requests.yield_requested(id, reason));
+            }
             Told::Lost(lost) => {
                 let reason = loss_reason(lost.reason(), lost.detail);
                 self.about(&lost.request_id, |requests, id| requests.lost(id, reason));
@@ -97,5 +103,6 @@ fn loss_reason(reason: v1::LossReason, detail: String) -> LossReason {
         v1::LossReason::Forced => LossReason::Forced { detail },
         v1::LossReason::Closed => LossReason::SessionClosed,
         v1::LossReason::Released => LossReason::Released,
+        v1::LossReason::Broken => LossReason::Broken,
     }
 }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use lockd_proto::{RequestId, clock::Instant, v1};
 
 use super::{Denied, Doubt, Phase, Request, Requests, Sent, answer, deny};
-use crate::{error::Fault, guard::Released, held::LossReason};
+use crate::{error::Fault, guard::Released, held::LossReason, session::OnLoss};
 
 impl Requests {
     /// The stream is down. A release that was on its way may have arrived.
@@ -32,7 +32,7 @@ impl Requests {
             .filter_map(|e| Some((RequestId::try_from(e.request_id.as_slice()).ok()?, e)))
             .collect();
         self.open.retain(|id, request| {
-            let Phase::Held(held, token) = &request.phase else { return true };
+            let Phase::Held(held, token, _) = &request.phase else { return true };
             let still = entries.get(id).is_some_and(|e| e.granted && e.token == *token);
             if !still {
                 held.lose(LossReason::Missing);
@@ -65,11 +65,14 @@ impl Requests {
         let open = std::mem::take(&mut self.open);
         for (id, mut request) in open {
             match request.phase {
+                Phase::Waiting(acquire, Sent::Maybe) if acquire.on_loss == OnLoss::Fail => {
+                    deny(*acquire, Denied::Lost(reason.clone()));
+                }
                 Phase::Waiting(acquire, _) => {
                     request.phase = Phase::Waiting(acquire, Sent::Never);
                     self.open.insert(id, request);
                 }
-                Phase::Held(held, _) => held.lose(reason.clone()),
+                Phase::Held(held, ..) => held.lose(reason.clone()),
                 Phase::Releasing(reply, Doubt::None) => answer(reply, Ok(Released::AlreadyLost)),
                 Phase::Releasing(reply, Doubt::MayBeDone) => answer(reply, Ok(Released::Unknown)),
                 Phase::Leaving => {}
@@ -86,7 +89,7 @@ impl Requests {
     pub(in crate::session) fn closing(&mut self) {
         self.deny_waiting(|| Denied::Closed);
         for request in self.open.values() {
-            if let Phase::Held(held, _) = &request.phase {
+            if let Phase::Held(held, ..) = &request.phase {
                 held.lose(LossReason::SessionClosed);
             }
         }

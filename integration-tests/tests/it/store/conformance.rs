@@ -8,7 +8,7 @@ use std::{
 use bytes::Bytes;
 use integration_tests::eventually;
 use lockd::store::{
-    Change, Delete, Enqueue, Feed, Guard, Join, Note, Op, Outcome, Revision, StoreError,
+    Change, Delete, Enqueue, Feed, Guard, Join, Note, Op, Outcome, Place, Revision, StoreError,
 };
 use lockd_proto::Ttl;
 use tokio::time::Instant;
@@ -92,7 +92,7 @@ pub(super) async fn a_note_comes_in_one_step_with_the_deletion(on: &Fixture) {
     let (_, mut feed) = on.watch().await;
     let forced = |guard| {
         let note = Note { key: key("n/a"), value: "why".into(), lease: session.lease };
-        Op::Delete(Delete { key: key("q/a"), guard, note: Some(note) })
+        Op::Delete(Delete { keys: vec![(key("q/a"), guard)], note: Some(note) })
     };
     let wrong = on.commit_one(forced(Guard::At(Revision(at.0 + 1)))).await;
     assert!(matches!(wrong, Outcome::Refused(Some(_))), "{wrong:?}");
@@ -238,9 +238,8 @@ pub(super) async fn the_largest_batch_fits(on: &Fixture) {
     let batch = (0..on.store.profile().max_ops).map(|i| {
         let queue = format!("q/{namespace}\0{i:0512}\0");
         Op::Enqueue(Enqueue {
-            key: key(format!("{queue}{:064}", i)),
+            places: vec![Place { key: key(format!("{queue}{:064}", i)), queue: key(queue) }],
             value: metadata.clone().into(),
-            queue: key(queue),
             session: session.key.clone(),
             lease: session.lease,
             join: Join::Always,

@@ -10,8 +10,8 @@ use futures::{StreamExt as _, stream::BoxStream};
 use integration_tests::{Etcd, unique_prefix};
 use lockd::{
     store::{
-        Delete, Enqueue, Feed, Guard, Join, Key, LeaseId, Op, Outcome, Put, Record, Revision,
-        Store, StoreError,
+        Delete, Enqueue, Feed, Guard, Join, Key, LeaseId, Op, Outcome, Place, Put, Record,
+        Revision, Store, StoreError,
         embedded::EmbeddedStore,
         etcd::{EtcdConfig, EtcdStore},
     },
@@ -149,9 +149,8 @@ pub(super) fn key(name: impl Into<String>) -> Key {
 
 pub(super) fn entry(session: &Session, queue: &str, name: &str, join: Join) -> Op {
     Op::Enqueue(Enqueue {
-        key: key(format!("{queue}{name}")),
+        places: vec![Place { key: key(format!("{queue}{name}")), queue: key(queue) }],
         value: format!("value of {name}").into(),
-        queue: key(queue),
         session: session.key.clone(),
         lease: session.lease,
         join,
@@ -163,5 +162,5 @@ pub(super) fn put(key: &Key, value: &'static str, lease: LeaseId, guard: Guard) 
 }
 
 pub(super) fn delete(name: &str, guard: Guard) -> Op {
-    Op::Delete(Delete { key: key(name), guard, note: None })
+    Op::Delete(Delete { keys: vec![(key(name), guard)], note: None })
 }

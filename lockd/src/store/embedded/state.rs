@@ -6,7 +6,7 @@ use bytes::Bytes;
 use lockd_proto::Ttl;
 
 use crate::store::{
-    Change, Delete, Enqueue, Guard, Join, Key, LeaseId, Op, Outcome, Put, Record, Revision,
+    Change, Delete, Enqueue, Guard, Join, Key, LeaseId, Op, Outcome, Place, Put, Record, Revision,
 };
 
 /// The whole store.
@@ -68,7 +68,7 @@ impl State {
 
     /// A record whose lease is not there. There is none unless the data file is damaged.
     pub(super) fn unattached(&self) -> Option<&Key> {
-        let lost = |record: &&Record| !self.leases.contains_key(&record.lease);
+        let lost = |record: &&Record| !self.has_lease(record.lease);
         self.records.values().find(lost).map(|record| &record.key)
     }
 
@@ -110,24 +110,27 @@ impl State {
     }
 
     fn enqueue(&mut self, op: Enqueue, effects: &mut Effects) -> Outcome {
-        if !self.records.contains_key(&op.session) || !self.leases.contains_key(&op.lease) {
+        if !self.records.contains_key(&op.session) || !self.has_lease(op.lease) {
             return Outcome::SessionGone;
         }
-        if let Some(there) = self.records.get(&op.key) {
+        let mut keys = op.places.iter().map(|place| &place.key);
+        if let Some(there) = keys.find_map(|key| self.records.get(key)) {
             return Outcome::Exists(there.clone());
         }
-        let first = self.under(&op.queue).next().is_none();
+        let first = op.places.iter().all(|place| self.under(&place.queue).next().is_none());
         if !first && op.join == Join::IfEmpty {
             return Outcome::Occupied;
         }
         let revision = self.next_revision(effects);
-        let written = self.write(op.key, op.value, op.lease, revision, effects);
-        effects.changes.push((revision, vec![written]));
+        let write =
+            |Place { key, .. }| self.write(key, op.value.clone(), op.lease, revision, effects);
+        let written = op.places.into_iter().map(write).collect();
+        effects.changes.push((revision, written));
         Outcome::Enqueued { revision, first }
     }
 
     fn put(&mut self, op: Put, effects: &mut Effects) -> Outcome {
-        if !self.holds(&op.key, op.guard) || !self.leases.contains_key(&op.lease) {
+        if !self.holds(&op.key, op.guard) || !self.has_lease(op.lease) {
             return Outcome::Refused(self.records.get(&op.key).cloned());
         }
         let revision = self.next_revision(effects);
@@ -137,16 +140,18 @@ impl State {
     }
 
     fn delete(&mut self, op: Delete, effects: &mut Effects) -> Outcome {
-        let there = self.records.contains_key(&op.key);
-        if !there || !self.holds(&op.key, op.guard) {
-            return Outcome::Refused(self.records.get(&op.key).cloned());
+        let there =
+            |(key, guard): &(Key, Guard)| self.records.contains_key(key) && self.holds(key, *guard);
+        if !op.keys.iter().all(there) {
+            let first = op.keys.first();
+            return Outcome::Refused(first.and_then(|(key, _)| self.records.get(key)).cloned());
         }
         let revision = self.next_revision(effects);
-        let note = op.note.filter(|note| self.leases.contains_key(&note.lease));
+        let note = op.note.filter(|note| self.has_lease(note.lease));
         let note = note.map(|note| self.write(note.key, note.value, note.lease, revision, effects));
-        self.remove(&op.key, effects);
-        let changes = note.into_iter().chain([Change::Deleted(op.key)]).collect();
-        effects.changes.push((revision, changes));
+        op.keys.iter().for_each(|(key, _)| self.remove(key, effects));
+        let deleted = op.keys.into_iter().map(|(key, _)| Change::Deleted(key));
+        effects.changes.push((revision, note.into_iter().chain(deleted).collect()));
         Outcome::Done(revision)
     }
 
@@ -156,7 +161,12 @@ impl State {
             Guard::Absent => there.is_none(),
             Guard::Exists => there.is_some(),
             Guard::At(revision) => there.is_some_and(|there| there.modified == revision),
+            Guard::Made(revision) => there.is_some_and(|there| there.created == revision),
         }
+    }
+
+    fn has_lease(&self, lease: LeaseId) -> bool {
+        lease == LeaseId::NONE || self.leases.contains_key(&lease)
     }
 
     /// Creates a lease, or finds it: granting twice is a retry.

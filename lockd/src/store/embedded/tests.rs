@@ -8,7 +8,7 @@ mod time;
 use bytes::Bytes;
 
 use super::{super::Change, file::Gauge, *};
-use crate::store::{Delete, Enqueue, Guard, Join, Put, Revision};
+use crate::store::{Delete, Enqueue, Guard, Join, Place, Put, Revision};
 
 const LEASE: LeaseId = LeaseId(7);
 const SECOND: Duration = Duration::from_secs(1);
@@ -82,9 +82,8 @@ fn enqueue(number: usize) -> Op {
 
 fn enqueue_sized(number: usize, bytes: usize) -> Op {
     Op::Enqueue(Enqueue {
-        key: entry(number),
+        places: vec![Place { key: entry(number), queue: Key::new("q/orders/") }],
         value: vec![u8::try_from(number % 251).unwrap(); bytes].into(),
-        queue: Key::new("q/orders/"),
         session: session(),
         lease: LEASE,
         join: Join::Always,
@@ -92,7 +91,7 @@ fn enqueue_sized(number: usize, bytes: usize) -> Op {
 }
 
 fn delete(number: usize) -> Op {
-    Op::Delete(Delete { key: entry(number), guard: Guard::Exists, note: None })
+    Op::Delete(Delete { keys: vec![(entry(number), Guard::Exists)], note: None })
 }
 
 #[tokio::test]

@@ -76,23 +76,30 @@ fn write(key: Vec<u8>, value: &[u8], lease: LeaseId) -> TxnOp {
 }
 
 /// A put under a lease that is gone would fail the whole batch. The session's key is attached
-/// to the same lease, so it stands for it.
+/// to the session's lease, so it stands for it.
 fn enqueue(keyspace: &Keyspace, op: &Enqueue) -> Txn {
-    let (key, session) = (keyspace.full(&op.key), keyspace.full(&op.session));
-    let may_join = [exists(session.clone()), absent(key.clone())];
-    let empty = absent(keyspace.full(&op.queue)).with_prefix();
-    let entry = || write(key.clone(), &op.value, op.lease);
+    let keys: Vec<_> = op.places.iter().map(|place| keyspace.full(&place.key)).collect();
+    let session = keyspace.full(&op.session);
+    let free = keys.iter().map(|key| absent(key.clone()));
+    let may_join: Vec<_> = [exists(session.clone())].into_iter().chain(free).collect();
+    let queues = op.places.iter().map(|place| keyspace.full(&place.queue));
+    let empty = queues.map(|queue| absent(queue).with_prefix());
+    let entries = || keys.iter().map(|key| write(key.clone(), &op.value, op.lease));
     let keys_only = Some(GetOptions::new().with_keys_only());
-    let look = [TxnOp::get(key.clone(), None), TxnOp::get(session, keys_only)];
+    let own = keys.first().map(|key| TxnOp::get(key.clone(), None));
+    let look: Vec<_> = own.into_iter().chain([TxnOp::get(session, keys_only)]).collect();
     let otherwise = match op.join {
-        Join::IfEmpty => look.to_vec(),
+        Join::IfEmpty => look,
         Join::Always => {
-            let wait = Txn::new().when(may_join.clone()).and_then([entry()]).or_else(look);
+            let entries: Vec<_> = entries().collect();
+            let wait = Txn::new().when(may_join.clone()).and_then(entries).or_else(look);
             vec![TxnOp::txn(wait)]
         }
     };
-    let first: Vec<_> = may_join.into_iter().chain([empty]).collect();
-    Txn::new().when(first).and_then([entry()]).or_else(otherwise)
+    // An empty queue has no entry of ours either.
+    let first: Vec<_> = may_join.into_iter().take(1).chain(empty).collect();
+    let entries: Vec<_> = entries().collect();
+    Txn::new().when(first).and_then(entries).or_else(otherwise)
 }
 
 fn put(keyspace: &Keyspace, op: &Put) -> Txn {
@@ -104,23 +111,32 @@ fn put(keyspace: &Keyspace, op: &Put) -> Txn {
 }
 
 fn delete(keyspace: &Keyspace, op: &Delete) -> Txn {
-    let key = keyspace.full(&op.key);
+    let keys = || op.keys.iter().map(|(key, at)| (keyspace.full(key), *at));
+    let there = keys().map(|(key, at)| match at {
+        // Nothing is deleted that is not there.
+        Guard::Absent => guard(key, Guard::At(Revision(0))),
+        at => guard(key, at),
+    });
+    let gone = keys().map(|(key, _)| TxnOp::delete(key, None));
     let note = op.note.as_ref();
     let note = note.map(|note| write(keyspace.full(&note.key), &note.value, note.lease));
-    let there = [guard(key.clone(), op.guard), exists(key.clone())];
-    let gone: Vec<_> = [TxnOp::delete(key.clone(), None)].into_iter().chain(note).collect();
-    Txn::new().when(there).and_then(gone).or_else([TxnOp::get(key, None)])
+    let gone: Vec<_> = gone.chain(note).collect();
+    let look: Vec<_> = keys().take(1).map(|(key, _)| TxnOp::get(key, None)).collect();
+    Txn::new().when(there.collect::<Vec<_>>()).and_then(gone).or_else(look)
 }
 
 fn guard(key: Vec<u8>, guard: Guard) -> Compare {
     match guard {
         Guard::Absent => absent(key),
         Guard::Exists => exists(key),
-        Guard::At(Revision(at)) => {
-            // A revision that etcd can't have is one that no key is at.
-            Compare::mod_revision(key, CompareOp::Equal, i64::try_from(at).unwrap_or(i64::MAX))
-        }
+        Guard::At(at) => Compare::mod_revision(key, CompareOp::Equal, etcd_revision(at)),
+        Guard::Made(at) => Compare::create_revision(key, CompareOp::Equal, etcd_revision(at)),
     }
+}
+
+/// A revision that etcd can't have, or that means "absent" to it, is one that no key is at.
+fn etcd_revision(at: Revision) -> i64 {
+    i64::try_from(at.0).ok().filter(|at| *at > 0).unwrap_or(i64::MAX)
 }
 
 fn outcome(keyspace: &Keyspace, op: &Op, response: &TxnResponse, revision: Revision) -> Outcome {

@@ -1,0 +1,172 @@
+//! Running something once across all clients.
+
+use std::{fmt, time::Duration};
+
+use lockd_proto::v1::{
+    self, ForgetOnceRequest, admin_service_client::AdminServiceClient, mode::Mode,
+};
+
+use crate::{
+    client::Client,
+    context::Context,
+    error::{Call, Error, ErrorKind},
+    lock::LockBuilder,
+    unary::{Metadata, Repeat},
+};
+
+/// Something that is to succeed once, such as a migration. Made by [`Client::once`].
+///
+/// One client runs it, the others wait. A run that fails, or whose session dies, lets the next
+/// client run it; a success is stored with its result, and nobody runs it again.
+///
+/// ```no_run
+/// # async fn migrate() -> Result<Vec<u8>, std::io::Error> { Ok(vec![]) }
+/// # async fn example(client: lockd_client::Client, ctx: lockd_client::Context)
+/// # -> Result<(), lockd_client::OnceError<std::io::Error>> {
+/// let report = client.once("migrate-v7").run(&ctx, |_| migrate()).await?;
+/// # Ok(()) }
+/// ```
+#[derive(Debug, Clone)]
+#[must_use = "nothing happens until it is run"]
+pub struct Once {
+    client: Client,
+    name: String,
+    ttl: Option<Duration>,
+}
+
+/// Why something was not done once.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum OnceError<E> {
+    /// The run failed. Another client may run it now.
+    Run(E),
+    /// It was not run, or the lock was lost while it ran.
+    Lock(Error),
+}
+
+impl<E: fmt::Display> fmt::Display for OnceError<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Run(error) => error.fmt(f),
+            Self::Lock(error) => error.fmt(f),
+        }
+    }
+}
+
+impl<E: std::error::Error + 'static> std::error::Error for OnceError<E> {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Run(error) => error.source(),
+            Self::Lock(error) => error.source(),
+        }
+    }
+}
+
+impl<E> From<Error> for OnceError<E> {
+    fn from(error: Error) -> Self {
+        Self::Lock(error)
+    }
+}
+
+impl Once {
+    pub(crate) fn new(client: Client, name: String) -> Self {
+        Self { client, name, ttl: None }
+    }
+
+    /// Runs by a lease of this length instead of the client's.
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.ttl = Some(ttl);
+        self
+    }
+
+    /// Runs `work` if nobody has succeeded yet, or waits for whoever runs it, and returns the
+    /// stored result, at most 64 KiB. `work` is given a context that ends when the lock is
+    /// lost; its future is then dropped.
+    ///
+    /// # Errors
+    /// [`OnceError::Run`] if `work` failed; [`OnceError::Lock`] as for
+    /// [`LockBuilder::acquire`], if the lock was lost while `work` ran, or if its success could
+    /// not be stored: then it may be run again.
+    ///
+    /// # Cancel safety
+    /// Dropping the future drops `work` and lets the next client run it.
+    pub async fn run<E, F>(
+        &self,
+        ctx: &Context,
+        work: impl FnOnce(Context) -> F,
+    ) -> Result<Vec<u8>, OnceError<E>>
+    where
+        F: Future<Output = Result<Vec<u8>, E>>,
+    {
+        let guard = match self.entry().acquire_once(ctx).await? {
+            Ok(guard) => guard,
+            Err(result) => return Ok(result),
+        };
+        let done = guard.run(work(guard.context())).await?;
+        let result = match done {
+            Ok(result) => result,
+            Err(error) => {
+                guard.release().await?;
+                return Err(OnceError::Run(error));
+            }
+        };
+        match guard.complete(ctx, result.clone()).await {
+            Ok(()) => Ok(result),
+            // The answer may have been lost with the session: whoever looks finds the result.
+            Err(error) if error.is_lost() => match self.result().await {
+                Ok(Some(result)) => Ok(result),
+                Ok(None) | Err(_) => Err(error.into()),
+            },
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The result, if it has been done.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unavailable`] if no server answers.
+    ///
+    /// # Cancel safety
+    /// Nothing is left behind.
+    pub async fn result(&self) -> Result<Option<Vec<u8>>, Error> {
+        self.client.explain(self.name.as_str()).await.map(|explained| explained.result)
+    }
+
+    /// Forgets the result, so that it can be run again. Says whether there was one.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unavailable`] if no server answers.
+    ///
+    /// # Cancel safety
+    /// Whether it was forgotten is then not known.
+    pub async fn forget(&self) -> Result<bool, Error> {
+        let call = Call::new("forget").on(self.name.as_str());
+        let (namespace, name) = (self.client.namespace(), self.name.clone());
+        let message = ForgetOnceRequest { namespace, name };
+        let answer = self.client.unary(call, Repeat::Harmless, |channel, metadata: Metadata| {
+            let request = metadata.request(message.clone());
+            async move { AdminServiceClient::new(channel).forget_once(request).await }
+        });
+        answer.await.map(|forgotten| forgotten.existed)
+    }
+
+    fn entry(&self) -> LockBuilder {
+        let mode = Mode::Once(v1::Once {});
+        let entry = LockBuilder::new(self.client.clone(), vec![self.name.clone()], mode);
+        match self.ttl {
+            Some(ttl) => entry.ttl(ttl),
+            None => entry,
+        }
+    }
+}
+
+impl<E> OnceError<E> {
+    /// The kind of the lock's failure; `None` if it was the run that failed.
+    #[must_use]
+    pub fn kind(&self) -> Option<ErrorKind> {
+        match self {
+            Self::Run(_) => None,
+            Self::Lock(error) => Some(error.kind()),
+        }
+    }
+}

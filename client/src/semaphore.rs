@@ -1,0 +1,35 @@
+//! Semaphores.
+
+use lockd_proto::v1::{self, mode::Mode};
+
+use crate::{client::Client, lock::LockBuilder};
+
+/// A semaphore. Made by [`Client::semaphore`].
+///
+/// ```no_run
+/// # async fn example(client: lockd_client::Client, ctx: lockd_client::Context)
+/// # -> Result<(), lockd_client::Error> {
+/// let gpus = client.semaphore("gpus", 4);
+/// let two = gpus.permits(2).acquire(&ctx).await?;
+/// # two.release().await?;
+/// # Ok(()) }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Semaphore {
+    client: Client,
+    name: String,
+    capacity: u32,
+}
+
+impl Semaphore {
+    pub(crate) fn new(client: Client, name: String, capacity: u32) -> Self {
+        Self { client, name, capacity }
+    }
+
+    /// Some of its permits, to be acquired together. A large request at the head of the queue
+    /// is not overtaken by smaller ones.
+    pub fn permits(&self, count: u32) -> LockBuilder {
+        let mode = Mode::Permits(v1::Permits { count, capacity: self.capacity });
+        LockBuilder::new(self.client.clone(), vec![self.name.clone()], mode)
+    }
+}

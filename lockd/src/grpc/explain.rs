@@ -1,0 +1,70 @@
+//! `LockService.Explain`: what a person needs to know to act.
+
+use lockd_proto::{
+    clock::Instant,
+    v1::{self, BlockedWait},
+};
+
+use super::{lock::with_leases, translate};
+use crate::{
+    detector::{Cycle, CycleWait},
+    engine::Engine,
+    error::Error,
+    keys::LockId,
+    view::{Handoff, HandoffReason},
+};
+
+pub(super) async fn explain(
+    engine: &Engine,
+    request: v1::ExplainRequest,
+) -> Result<v1::ExplainResponse, Error> {
+    let lock = translate::lock_id(&request.namespace, request.name)?;
+    let now = engine.clock.now();
+    let age = |at: Instant| translate::to_wire_duration(now.saturating_duration_since(at));
+    let revision = engine.view.revision().0;
+    let (held_since, last) = engine.view.story(&lock);
+    let standing = Cycle::find(&engine.view).filter(|cycle| cycle.involves(&lock));
+    let standing = standing.map(|cycle| to_deadlock(&cycle, None));
+    let ended = engine.deadlocks.of(&lock).into_iter();
+    let ended = ended.map(|(at, cycle)| to_deadlock(&cycle, Some(age(at))));
+    let queue = engine.view.queue(&lock);
+    Ok(v1::ExplainResponse {
+        lock: match &queue {
+            Some(queue) => Some(with_leases(engine, queue).await?),
+            None => None,
+        },
+        held_for: held_since.map(age),
+        last_handoff: last.map(|last| v1::Handoff { age: Some(age(last.at)), ..to_handoff(last) }),
+        deadlocks: standing.into_iter().chain(ended).collect(),
+        result: engine.view.result(&lock).map(|result| result.to_vec()),
+        revision,
+    })
+}
+
+fn to_handoff(handoff: Handoff) -> v1::Handoff {
+    let (reason, detail) = match handoff.reason {
+        HandoffReason::Released => (v1::HandoffReason::Released, String::new()),
+        HandoffReason::Yielded => (v1::HandoffReason::Yielded, String::new()),
+        HandoffReason::Expired => (v1::HandoffReason::Expired, String::new()),
+        HandoffReason::Closed => (v1::HandoffReason::Closed, String::new()),
+        HandoffReason::Cancelled => (v1::HandoffReason::Cancelled, String::new()),
+        HandoffReason::Forced(reason) => (v1::HandoffReason::Forced, reason),
+    };
+    let from = Some(translate::to_entry(&handoff.from));
+    v1::Handoff { reason: reason.into(), from, age: None, detail }
+}
+
+fn to_deadlock(cycle: &Cycle, ended: Option<prost_types::Duration>) -> v1::Deadlock {
+    let wait = |wait: &CycleWait| BlockedWait {
+        owner: wait.entry.record.owner.clone(),
+        lock: Some(to_ref(&wait.lock)),
+        token: wait.entry.created.0,
+        blocked_by: wait.by.record.owner.clone(),
+    };
+    let cycle_waits = cycle.waits.iter().map(wait).collect();
+    v1::Deadlock { cycle: cycle_waits, victim: cycle.victim.created.0, ended }
+}
+
+pub(super) fn to_ref(lock: &LockId) -> v1::LockRef {
+    v1::LockRef { namespace: lock.namespace().to_owned(), name: lock.name().to_owned() }
+}

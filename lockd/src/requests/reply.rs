@@ -1,0 +1,107 @@
+//! What a client is told of its requests.
+
+use bytes::Bytes;
+
+use crate::{
+    error::Error,
+    mode::Kind,
+    store::Revision,
+    view::{Ahead, Removal},
+};
+
+/// What the client is told of a request.
+#[derive(Debug, Clone)]
+pub enum Reply {
+    /// It waits.
+    Queued(Ahead),
+    /// It holds its locks.
+    Granted {
+        /// The fencing token.
+        token: Revision,
+    },
+    /// It ended without a grant.
+    Refused {
+        /// Why.
+        refusal: Refusal,
+        /// Who was ahead when that was last looked at.
+        ahead: Option<Ahead>,
+    },
+    /// It failed.
+    Failed(Error),
+    /// Its release was done.
+    Released(Released),
+    /// Its change was made.
+    Updated,
+    /// It holds what somebody else wants, who says this.
+    YieldRequested(String),
+    /// It held its locks, and lost them though the session lives.
+    Lost {
+        /// The token.
+        token: Revision,
+        /// Why.
+        cause: LossCause,
+    },
+}
+
+impl Reply {
+    /// Whether more may follow before the client has to ask for something.
+    #[must_use]
+    pub fn is_interim(&self) -> bool {
+        matches!(self, Self::Queued(_) | Self::YieldRequested(_) | Self::Updated)
+    }
+}
+
+/// Why an acquire ended without a grant though nothing failed.
+#[derive(Debug, Clone)]
+pub enum Refusal {
+    /// The lock is held and the caller would not wait.
+    Busy,
+    /// Its time to wait is over.
+    WaitExpired,
+    /// The session took it back.
+    Cancelled,
+    /// An operator took it out.
+    Forced,
+    /// It was the youngest wait of this deadlock.
+    Deadlock(std::sync::Arc<str>),
+    /// The barrier was broken.
+    Broken,
+    /// It has been done before, with this result.
+    Done(Bytes),
+}
+
+/// Why a granted entry is lost though its session lives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LossCause {
+    /// It was taken out of its queue.
+    Removed(Removal),
+    /// The barrier was broken.
+    Broken,
+}
+
+/// What a release found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Released {
+    /// The lock was held, and is released.
+    Released,
+    /// It was lost before.
+    AlreadyLost,
+}
+
+/// Why an entry leaves its queue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Leave {
+    Busy,
+    Cancelled,
+    WaitExpired,
+    Released,
+    /// It has left a result.
+    Completed,
+    /// Another one has left a result.
+    Done,
+    /// The queue is of another kind.
+    Misplaced(Kind),
+    Deadlock(std::sync::Arc<str>),
+    /// The client has been told; this is for the others to see.
+    Broken,
+}

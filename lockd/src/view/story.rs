@@ -1,0 +1,80 @@
+//! How a lock came to its holder, as far as this replica has seen it. For people to look at;
+//! nothing is decided by it.
+
+use std::sync::Arc;
+
+use lockd_proto::clock::Instant;
+
+use super::{Described, Entry, Removal, View};
+use crate::keys::LockId;
+
+/// What is known of a lock's past.
+#[derive(Debug, Default, Clone)]
+pub(super) struct Story {
+    /// Since when its first holder holds it.
+    pub(super) held_since: Option<Instant>,
+    /// How that came about.
+    pub(super) last: Option<Handoff>,
+}
+
+/// One holder giving way to the next.
+#[derive(Debug, Clone)]
+pub struct Handoff {
+    /// Why.
+    pub reason: HandoffReason,
+    /// Who gave way.
+    pub from: Described,
+    /// When.
+    pub at: Instant,
+}
+
+/// Why an entry gave way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HandoffReason {
+    /// It released the lock.
+    Released,
+    /// It released the lock after it had been asked to.
+    Yielded,
+    /// Its lease ran out.
+    Expired,
+    /// It closed its session.
+    Closed,
+    /// It waited, and took its request back.
+    Cancelled,
+    /// It was taken out by force, and this was said.
+    Forced(String),
+}
+
+/// How a session came to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ended {
+    Expired,
+    Closed,
+}
+
+impl HandoffReason {
+    pub(super) fn new(entry: &Entry, held: bool, cause: &Removal, ended: Option<Ended>) -> Self {
+        match (ended, cause) {
+            (Some(Ended::Expired), _) => Self::Expired,
+            (Some(Ended::Closed), _) => Self::Closed,
+            (None, Removal::Forced { reason }) => Self::Forced(reason.clone()),
+            (None, _) if !held => Self::Cancelled,
+            (None, _) if !entry.record.yield_reason.is_empty() => Self::Yielded,
+            (None, _) => Self::Released,
+        }
+    }
+}
+
+impl View {
+    /// Since when a lock is held, and how it came to its holder, as far as this replica has
+    /// seen it.
+    #[must_use]
+    pub fn story(&self, lock: &LockId) -> (Option<Instant>, Option<Handoff>) {
+        let story = self.lock().locks.get(lock).map(|lock| lock.story.clone());
+        let Story { held_since, last } = story.unwrap_or_default();
+        (held_since, last)
+    }
+}
+
+/// Entries that left a queue in one step, each with whether it held.
+pub(super) type Left = (Arc<Entry>, bool);
