@@ -134,11 +134,11 @@ async fn a_broken_barrier_begins_anew(world: World) {
     drop(inside);
     tokio::time::timeout(SOON, survivor.broken()).await.unwrap();
     free(&world.client().await, "anew").await;
-    for party in met(&world, "anew", 2)
-        .await
-        .into_iter()
-        .map(|party| tokio::spawn(async move { party.leave(&soon()).await }))
-    {
-        party.await.unwrap().unwrap();
+    let mut leaving = Vec::new();
+    for party in met(&world, "anew", 2).await {
+        leaving.push(tokio::spawn(async move { party.leave(&soon()).await }));
+    }
+    for left in leaving {
+        left.await.unwrap().unwrap();
     }
 }

@@ -28,7 +28,7 @@ async fn the_youngest_wait_of_a_cycle_ends_and_the_other_goes_on(world: World) {
     assert!(!first.is_finished(), "the older wait goes on");
     waiters(&here, "dl/x", 0).await;
     y.release().await.unwrap();
-    first.await.unwrap().unwrap();
+    drop(first.await.unwrap().unwrap());
     x.release().await.unwrap();
 }
 
@@ -55,7 +55,7 @@ async fn a_cycle_of_three_over_unary_calls_and_streams(world: World) {
     assert_eq!(refusal.detail.matches("waits for").count(), 3, "{}", refusal.detail);
     assert!(!a.is_finished() && !b.is_finished());
     y.release().await.unwrap();
-    a.await.unwrap().unwrap();
+    drop(a.await.unwrap().unwrap());
     b.abort();
 }
 

@@ -60,7 +60,7 @@ async fn after_a_release_or_a_close_it_does_not(world: World) {
     let next = later(here.lock("clean"));
     waiters(&here, "clean", 1).await;
     there.shutdown().await;
-    next.await.unwrap().unwrap();
+    drop(next.await.unwrap().unwrap());
     drop(held);
     let too_long = here.lock("clean").lock_delay(Duration::from_secs(601)).acquire(&soon()).await;
     assert_eq!(too_long.unwrap_err().kind(), ErrorKind::InvalidArgument);

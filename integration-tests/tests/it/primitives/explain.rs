@@ -76,7 +76,7 @@ async fn each_handoff_has_its_reason(world: World) {
     let behind = later(here.lock("why").shared());
     queued(&here, "why", (1, 2)).await;
     writer.abort();
-    behind.await.unwrap().unwrap();
+    drop(behind.await.unwrap().unwrap());
     reader.release().await.unwrap();
     let closing = world.client().await;
     queued(&here, "why", (0, 0)).await;

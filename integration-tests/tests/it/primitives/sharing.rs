@@ -146,7 +146,7 @@ async fn a_big_request_is_not_overtaken(world: World) {
     let big = big.await.unwrap().unwrap();
     assert!(!next.is_finished());
     big.release().await.unwrap();
-    next.await.unwrap().unwrap();
+    drop(next.await.unwrap().unwrap());
 }
 
 async fn another_capacity_is_an_error_that_names_both(world: World) {
