@@ -69,6 +69,11 @@ impl Barrier {
 }
 
 impl Inside {
+    /// The guard of this party, for its state and what is left of its lease.
+    pub fn guard(&self) -> &Guard {
+        &self.guard
+    }
+
     /// The token of this party.
     #[must_use]
     pub fn token(&self) -> FencingToken {

@@ -39,7 +39,7 @@ pub enum Released {
 #[derive(Debug)]
 #[must_use = "dropping the guard releases the lock"]
 pub struct Guard {
-    parts: Parts,
+    parts: Box<Parts>,
     /// Whether the release is already on its way.
     released: bool,
 }
@@ -62,7 +62,7 @@ pub(crate) struct Parts {
 
 impl Guard {
     pub(crate) fn new(parts: Parts) -> Self {
-        Self { parts, released: false }
+        Self { parts: Box::new(parts), released: false }
     }
 
     /// The fencing token: greater than that of every earlier grant of this lock.

@@ -66,7 +66,7 @@ pub use lockd_proto::{
     FencingToken, LockName, SessionId,
     clock::{Clock, Instant},
 };
-pub use once::{Once, OnceError};
+pub use once::{Once, OnceError, OnceRun, Turn};
 pub use queue::{EntryInfo, LockInfo, Mode};
 pub use semaphore::Semaphore;
 pub use wait_group::{Share, WaitGroup};

@@ -10,6 +10,7 @@ use crate::{
     client::Client,
     context::Context,
     error::{Call, Error, ErrorKind},
+    guard::{Guard, Released},
     lock::LockBuilder,
     unary::{Metadata, Repeat},
 };
@@ -32,6 +33,62 @@ pub struct Once {
     client: Client,
     name: String,
     ttl: Option<Duration>,
+}
+
+/// What to do about a [`Once`].
+#[derive(Debug)]
+pub enum Turn {
+    /// It is this client's to run.
+    Run(OnceRun),
+    /// It has been done, with this result.
+    Done(Vec<u8>),
+}
+
+/// A run of a [`Once`]. Dropping it without a result lets the next client run it.
+#[derive(Debug)]
+#[must_use = "dropping it lets the next client run it"]
+pub struct OnceRun {
+    once: Once,
+    guard: Guard,
+}
+
+impl OnceRun {
+    /// The guard of this run, for its token, its state and what is left of its lease.
+    pub fn guard(&self) -> &Guard {
+        &self.guard
+    }
+
+    /// Stores the result, at most 64 KiB: nobody runs it again.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Lost`] if the lock was lost before: nothing was stored, and somebody else
+    /// may run it. [`ErrorKind::InvalidArgument`] for a result that is too long.
+    ///
+    /// # Cancel safety
+    /// Whether it was stored is then not known: [`Once::result`] tells.
+    pub async fn complete(self, ctx: &Context, result: Vec<u8>) -> Result<(), Error> {
+        let Self { once, guard } = self;
+        match guard.complete(ctx, result).await {
+            Ok(()) => Ok(()),
+            // The answer may have been lost with the session: whoever looks finds the result.
+            Err(error) if error.is_lost() => match once.result().await {
+                Ok(Some(_)) => Ok(()),
+                Ok(None) | Err(_) => Err(error),
+            },
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Lets the next client run it.
+    ///
+    /// # Errors
+    /// The server refused it.
+    ///
+    /// # Cancel safety
+    /// It goes on in the background.
+    pub async fn fail(self) -> Result<Released, Error> {
+        self.guard.release().await
+    }
 }
 
 /// Why something was not done once.
@@ -98,27 +155,36 @@ impl Once {
     where
         F: Future<Output = Result<Vec<u8>, E>>,
     {
-        let guard = match self.entry().acquire_once(ctx).await? {
-            Ok(guard) => guard,
-            Err(result) => return Ok(result),
+        let turn = match self.begin(ctx).await? {
+            Turn::Run(turn) => turn,
+            Turn::Done(result) => return Ok(result),
         };
-        let done = guard.run(work(guard.context())).await?;
-        let result = match done {
-            Ok(result) => result,
-            Err(error) => {
-                guard.release().await?;
-                return Err(OnceError::Run(error));
+        let guard = turn.guard();
+        match guard.run(work(guard.context())).await? {
+            Ok(result) => {
+                turn.complete(ctx, result.clone()).await?;
+                Ok(result)
             }
-        };
-        match guard.complete(ctx, result.clone()).await {
-            Ok(()) => Ok(result),
-            // The answer may have been lost with the session: whoever looks finds the result.
-            Err(error) if error.is_lost() => match self.result().await {
-                Ok(Some(result)) => Ok(result),
-                Ok(None) | Err(_) => Err(error.into()),
-            },
-            Err(error) => Err(error.into()),
+            Err(error) => {
+                turn.fail().await?;
+                Err(OnceError::Run(error))
+            }
         }
+    }
+
+    /// Waits until it is this client's turn to run it, or somebody has. For runs that
+    /// [`run`](Self::run) does not fit.
+    ///
+    /// # Errors
+    /// As [`LockBuilder::acquire`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves the queue.
+    pub async fn begin(&self, ctx: &Context) -> Result<Turn, Error> {
+        Ok(match self.entry().acquire_once(ctx).await? {
+            Ok(guard) => Turn::Run(OnceRun { once: self.clone(), guard }),
+            Err(result) => Turn::Done(result),
+        })
     }
 
     /// The result, if it has been done.

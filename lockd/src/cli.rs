@@ -1,19 +1,28 @@
 //! The command line: one file a command, each with its flags, its help and its `run`.
 
+mod barrier;
 mod completion;
 mod config;
 mod connect;
+mod detached;
 mod dev;
+mod elect;
 mod exit;
+mod explain;
 mod force_release;
 mod get;
+mod leader;
 mod lock;
 mod ls;
+mod observe;
+mod once;
 mod output;
 mod render;
+mod run;
 mod serve;
 mod status;
 mod watch;
+mod yields;
 
 use std::{ffi::OsString, process::ExitCode};
 
@@ -44,14 +53,34 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run a command while holding a lock
+    /// Run a command while holding a lock, or several
     Lock(Box<lock::Args>),
+    /// Run a command while leading
+    Elect(Box<elect::Args>),
+    /// Run a command that is to succeed once, anywhere
+    Once(Box<once::Args>),
+    /// Meet other parties, and leave with them
+    Barrier(Box<barrier::Args>),
+    /// Acquire a lock that stays when lockd exits
+    Acquire(detached::Acquire),
+    /// Renew a lock that `acquire` has acquired
+    Renew(detached::Handle),
+    /// Release a lock that `acquire` has acquired
+    Release(detached::Handle),
     /// List the locks that are held
     Ls(ls::Args),
     /// Show one lock: its holder, and who waits
     Get(get::Args),
     /// Follow the locks under a prefix as they change
     Watch(watch::Args),
+    /// Say why a lock is held, and who waits for whom
+    Explain(explain::Args),
+    /// Show who leads
+    Leader(leader::Args),
+    /// Follow who leads
+    Observe(observe::Args),
+    /// Ask the holders of a lock to give it up
+    Yield(yields::Args),
     /// Take a lock away from its holder
     ForceRelease(force_release::Args),
     /// Show how a daemon is doing
@@ -74,7 +103,7 @@ struct Globals {
 }
 
 fn parser() -> clap::Command {
-    lock::with_exit_codes(Cli::command())
+    run::with_exit_codes(Cli::command())
 }
 
 /// Parses the arguments, runs the command, and says how it ended.
@@ -108,6 +137,16 @@ fn run(command: Command, globals: &Globals) -> Result<Exit, Failure> {
     let exit = runtime.block_on(async {
         match command {
             Command::Lock(args) => lock::run(*args, globals).await,
+            Command::Elect(args) => elect::run(*args, globals).await,
+            Command::Once(args) => once::run(*args, globals).await,
+            Command::Barrier(args) => barrier::run(*args, globals).await,
+            Command::Acquire(args) => detached::acquire(args, globals).await,
+            Command::Renew(args) => detached::renew(args, globals).await,
+            Command::Release(args) => detached::release(args, globals).await,
+            Command::Explain(args) => explain::run(args, globals).await,
+            Command::Leader(args) => leader::run(args, globals).await,
+            Command::Observe(args) => observe::run(args, globals).await,
+            Command::Yield(args) => yields::run(args, globals).await,
             Command::Ls(args) => ls::run(args, globals).await,
             Command::Get(args) => get::run(args, globals).await,
             Command::Watch(args) => watch::run(args, globals).await,

@@ -5,6 +5,7 @@ mod exit_codes;
 mod formats;
 mod loss;
 mod parallel;
+mod primitives;
 mod report;
 mod serve;
 mod terminal;

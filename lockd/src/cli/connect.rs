@@ -20,6 +20,11 @@ pub(super) struct Target {
 }
 
 impl Target {
+    /// The same daemon, another namespace.
+    pub(super) fn in_namespace(&self, namespace: String) -> Self {
+        Self { addr: self.addr.clone(), namespace }
+    }
+
     /// A client of that daemon.
     pub(super) async fn connect(&self) -> Result<Client, Failure> {
         self.connect_as("lockd".to_owned()).await

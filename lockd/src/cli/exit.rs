@@ -13,10 +13,10 @@ Exit codes:
   64   wrong usage
   69   the server is unavailable
   70   an internal error
-  75   the lock is busy, or the wait expired (-E sets another code)
+  75   the lock is busy, the wait expired (-E sets another code), or it was part of a deadlock
   77   permission denied
   78   wrong configuration
-  79   the lock was lost while the command ran, whatever that returned
+  79   the lock was lost while the command ran, whatever that returned; the barrier is broken
   125  lockd itself failed to run the command
   126  the command can't be executed
   127  the command was not found
@@ -125,12 +125,17 @@ impl From<Error> for Failure {
 fn exit_for(kind: ErrorKind) -> Exit {
     match kind {
         ErrorKind::InvalidArgument => Exit::Usage,
-        ErrorKind::Busy | ErrorKind::WaitExpired | ErrorKind::DeadlineExceeded => Exit::Busy,
+        ErrorKind::Busy
+        | ErrorKind::WaitExpired
+        | ErrorKind::DeadlineExceeded
+        | ErrorKind::Deadlock => Exit::Busy,
         ErrorKind::Unavailable | ErrorKind::Unknown | ErrorKind::ResourceExhausted => {
             Exit::Unavailable
         }
         ErrorKind::PermissionDenied => Exit::Permission,
         ErrorKind::Configuration => Exit::Config,
+        // Another party is gone, and with it what this one came for.
+        ErrorKind::Broken => Exit::Lost,
         // The lease ran out while the lock was waited for: no command has run.
         ErrorKind::Lost => Exit::Unavailable,
         ErrorKind::NotFound | ErrorKind::Conflict | ErrorKind::Cancelled => Exit::Code(1),
@@ -173,6 +178,8 @@ mod tests {
             (ErrorKind::Unavailable, 69),
             (ErrorKind::Busy, 75),
             (ErrorKind::WaitExpired, 75),
+            (ErrorKind::Deadlock, 75),
+            (ErrorKind::Broken, 79),
             (ErrorKind::PermissionDenied, 77),
             (ErrorKind::Configuration, 78),
             // 79 is for a lock that a command ran under.

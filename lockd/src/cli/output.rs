@@ -38,11 +38,20 @@ impl Format {
 pub(super) fn print(text: &str) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     let newline = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
-    let written = write!(out, "{text}{newline}").and_then(|()| out.flush());
-    written.map_err(|error| match error.kind() {
+    write!(out, "{text}{newline}").and_then(|()| out.flush()).map_err(unwritable)
+}
+
+/// Writes bytes to stdout as they are.
+pub(super) fn write(bytes: &[u8]) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(bytes).and_then(|()| out.flush()).map_err(unwritable)
+}
+
+fn unwritable(error: std::io::Error) -> Failure {
+    match error.kind() {
         std::io::ErrorKind::BrokenPipe => Failure::quiet(Exit::Signal(13)),
         _ => Failure::internal(format!("stdout can't be written: {error}")),
-    })
+    }
 }
 
 /// Writes a message to stderr. If that fails there is nobody left to tell.

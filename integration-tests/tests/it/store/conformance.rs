@@ -8,7 +8,8 @@ use std::{
 use bytes::Bytes;
 use integration_tests::eventually;
 use lockd::store::{
-    Change, Delete, Enqueue, Feed, Guard, Join, Note, Op, Outcome, Place, Revision, StoreError,
+    Change, Delete, Enqueue, Feed, Guard, Join, LeaseId, MAX_DELETES, MAX_PLACES, Note, Op,
+    Outcome, Place, Revision, StoreError,
 };
 use lockd_proto::Ttl;
 use tokio::time::Instant;
@@ -327,4 +328,102 @@ pub(super) async fn a_watch_confirms_that_nothing_happens(on: &Fixture) {
     for _ in 0..2 {
         assert!(matches!(next(&mut feed).await, Feed::Confirmed(_)));
     }
+}
+
+fn several(session: &super::fixture::Session, queues: &[String], name: &str, join: Join) -> Op {
+    let place = |queue: &String| Place { key: key(format!("{queue}{name}")), queue: key(queue) };
+    Op::Enqueue(Enqueue {
+        places: queues.iter().map(place).collect(),
+        value: "several".into(),
+        session: session.key.clone(),
+        lease: session.lease,
+        join,
+    })
+}
+
+pub(super) async fn an_entry_joins_several_queues_in_one_step_or_none(on: &Fixture) {
+    let session = on.session(LONG).await;
+    let queues = ["q/a/", "q/b/", "q/c/"].map(str::to_owned);
+    let first = on.commit_one(several(&session, &queues, "1", Join::IfEmpty)).await;
+    let Outcome::Enqueued { revision, first: true } = first else { panic!("{first:?}") };
+    for queue in &queues {
+        let found = on.store.get(key(format!("{queue}1"))).await.unwrap().unwrap();
+        assert_eq!(found.created, revision, "one revision for all");
+    }
+    // Occupied in one is occupied; and whoever waits joins all of them.
+    let others = ["q/c/", "q/d/"].map(str::to_owned);
+    let tried = on.commit_one(several(&session, &others, "2", Join::IfEmpty)).await;
+    assert_eq!(tried, Outcome::Occupied);
+    assert_eq!(on.store.get(key("q/d/2")).await.unwrap(), None);
+    let joined = on.commit_one(several(&session, &others, "2", Join::Always)).await;
+    assert!(matches!(joined, Outcome::Enqueued { first: false, .. }), "{joined:?}");
+    let again = on.commit_one(several(&session, &others, "2", Join::Always)).await;
+    assert!(matches!(again, Outcome::Exists(_)), "{again:?}");
+}
+
+pub(super) async fn several_keys_are_deleted_in_one_step_or_none(on: &Fixture) {
+    let session = on.session(LONG).await;
+    let queues = ["q/a/", "q/b/"].map(str::to_owned);
+    let joined = on.commit_one(several(&session, &queues, "1", Join::Always)).await;
+    let Outcome::Enqueued { revision, .. } = joined else { panic!("{joined:?}") };
+    // Its value is written again: it is as old as before.
+    let rewritten =
+        on.commit_one(put(&key("q/a/1"), "new", session.lease, Guard::At(revision))).await;
+    assert!(matches!(rewritten, Outcome::Done(_)), "{rewritten:?}");
+    let delete = |last: &str, made| {
+        let keys = ["q/a/1", last].map(|name| (key(name), Guard::Made(made)));
+        Op::Delete(Delete { keys: keys.to_vec(), note: None })
+    };
+    let partly = on.commit_one(delete("q/x/1", revision)).await;
+    assert!(matches!(partly, Outcome::Refused(_)), "{partly:?}");
+    let wrong = on.commit_one(delete("q/b/1", Revision(revision.0 + 1))).await;
+    assert!(matches!(wrong, Outcome::Refused(_)), "{wrong:?}");
+    assert!(on.store.get(key("q/a/1")).await.unwrap().is_some(), "all or none");
+    let done = on.commit_one(delete("q/b/1", revision)).await;
+    assert!(matches!(done, Outcome::Done(_)), "{done:?}");
+    assert_eq!(on.store.first(key("q/")).await.unwrap(), None);
+}
+
+pub(super) async fn the_widest_operations_fit(on: &Fixture) {
+    let session = on.session(LONG).await;
+    let queues: Vec<_> = (0..MAX_PLACES).map(|n| format!("q/{n:02}/")).collect();
+    let others = (0..on.store.profile().max_ops - MAX_PLACES)
+        .map(|n| several(&session, &[format!("q/other-{n:02}/")], "1", Join::Always));
+    let batch = [several(&session, &queues, "1", Join::IfEmpty)].into_iter().chain(others);
+    let outcomes = on.store.commit(batch.collect()).await.unwrap();
+    assert!(outcomes.iter().all(|it| matches!(it, Outcome::Enqueued { first: true, .. })));
+    let names: Vec<_> = (0..MAX_DELETES).map(|n| format!("k/{n:03}")).collect();
+    let mut keys = Vec::new();
+    for name in names {
+        let made = on.commit_one(put(&key(name.as_str()), "v", session.lease, Guard::Absent)).await;
+        let Outcome::Done(at) = made else { panic!("{made:?}") };
+        keys.push((key(name), Guard::Made(at)));
+    }
+    let deleted = on.commit_one(Op::Delete(Delete { keys, note: None })).await;
+    assert!(matches!(deleted, Outcome::Done(_)), "{deleted:?}");
+    assert_eq!(on.store.first(key("k/")).await.unwrap(), None);
+}
+
+pub(super) async fn what_is_attached_to_no_lease_outlives_its_session(on: &Fixture) {
+    let session = on.session(LONG).await;
+    let none = LeaseId::NONE;
+    let stays = Op::Enqueue(Enqueue {
+        places: vec![Place { key: key("q/stays"), queue: key("q/") }],
+        value: "stays".into(),
+        session: session.key.clone(),
+        lease: none,
+        join: Join::Always,
+    });
+    let joined = on.commit_one(stays.clone()).await;
+    let Outcome::Enqueued { revision, .. } = joined else { panic!("{joined:?}") };
+    on.commit_one(entry(&session, "q/", "goes", Join::Always)).await;
+    on.store.revoke_lease(session.lease).await.unwrap();
+    assert_eq!(on.store.get(key("q/goes")).await.unwrap(), None);
+    let found = on.store.get(key("q/stays")).await.unwrap().unwrap();
+    assert_eq!((found.created, found.lease), (revision, none));
+    // Without its session nothing joins any more, whatever lease it names.
+    let Op::Enqueue(late) = stays else { unreachable!("made above") };
+    let places = vec![Place { key: key("q/late"), queue: key("q/") }];
+    let late = on.commit_one(Op::Enqueue(Enqueue { places, ..late })).await;
+    assert_eq!(late, Outcome::SessionGone);
 }

@@ -24,6 +24,8 @@ pub(super) enum Ending {
     Interrupted,
     /// The command could not be started.
     NotStarted,
+    /// There was nothing to run.
+    Skipped,
 }
 
 #[derive(Debug)]
@@ -73,6 +75,7 @@ impl Report {
                 Ending::NotAcquired => "not-acquired",
                 Ending::Interrupted => "interrupted",
                 Ending::NotStarted => "not-started",
+                Ending::Skipped => "skipped",
             },
             "exitCode": exit.code(),
             "waitedMs": millis(since(self.began, self.acquired.unwrap_or(now))),

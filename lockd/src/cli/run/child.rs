@@ -1,16 +1,27 @@
 //! The command: a child in a process group of its own, so that none of its offspring is
 //! missed by a signal.
 
-use std::{ffi::OsString, io, os::unix::process::ExitStatusExt as _, process::ExitStatus};
+use std::{
+    ffi::OsString,
+    io,
+    os::unix::process::ExitStatusExt as _,
+    process::{ExitStatus, Stdio},
+};
 
 use rustix::process::{
     Pid, Signal, WaitId, WaitIdOptions, getpgrp, kill_process_group, test_kill_process_group,
     waitid,
 };
-use tokio::process::Command;
+use tokio::{
+    io::AsyncReadExt as _,
+    process::{ChildStdout, Command},
+};
 
 use super::{signals::suspend, terminal::Terminal};
-use crate::cli::exit::{Exit, Failure};
+use crate::cli::{
+    exit::{Exit, Failure},
+    output,
+};
 
 pub(super) struct Child {
     process: tokio::process::Child,
@@ -23,11 +34,24 @@ pub(super) struct Child {
     told_to_stop: bool,
 }
 
+/// Where the command's output goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::cli) enum Output {
+    /// To lockd's own stdout, as if it had been started directly.
+    Inherited,
+    /// There too, and it is kept.
+    Kept,
+}
+
+/// The longest output that is kept: the longest result of a once.
+const MAX_KEPT: usize = 64 * 1024;
+
 impl Child {
     /// Starts the command. It has lockd's own stdin, stdout and stderr.
     pub(super) fn spawn(
         argv: &[OsString],
         environment: [(&str, String); 4],
+        output: Output,
     ) -> Result<Self, Failure> {
         let Some((program, arguments)) = argv.split_first() else {
             return Err(Failure::new(Exit::Usage, "no command"));
@@ -35,6 +59,9 @@ impl Child {
         let terminal = Terminal::of_stdin();
         let mut command = Command::new(program);
         command.args(arguments).envs(environment).process_group(0);
+        if output == Output::Kept {
+            command.stdout(Stdio::piped());
+        }
         let process = command.spawn().map_err(|error| not_started(program, &error))?;
         let group = process.id().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
         let Some(group) = group else {
@@ -45,6 +72,18 @@ impl Child {
             child.give_terminal();
         }
         Ok(child)
+    }
+
+    /// Passes on what the command prints, if it is to be kept, and gives it at its end. To be
+    /// polled while the command runs: a full pipe would stop it.
+    pub(super) fn printed(&mut self) -> impl Future<Output = Result<Vec<u8>, Failure>> + use<> {
+        let stdout = self.process.stdout.take();
+        async move {
+            match stdout {
+                Some(stdout) => copy(stdout).await,
+                None => Ok(vec![]),
+            }
+        }
     }
 
     /// Waits for the command to end. Cancel safe.
@@ -121,6 +160,24 @@ impl Drop for Child {
             terminal.take_back(self.group);
         }
     }
+}
+
+async fn copy(mut stdout: ChildStdout) -> Result<Vec<u8>, Failure> {
+    let (mut kept, mut chunk) = (Vec::new(), vec![0; 8192]);
+    loop {
+        let read = stdout.read(&mut chunk).await.map_err(Failure::internal)?;
+        let Some(read) = chunk.get(..read).filter(|read| !read.is_empty()) else { break };
+        output::write(read)?;
+        // What is too long is passed on all the same, but not kept.
+        if kept.len() <= MAX_KEPT {
+            kept.extend_from_slice(read);
+        }
+    }
+    if kept.len() > MAX_KEPT {
+        let text = "the command has printed more than 65536 bytes: its result was not stored";
+        return Err(Failure::new(Exit::Internal, text));
+    }
+    Ok(kept)
 }
 
 fn not_started(program: &OsString, error: &io::Error) -> Failure {
