@@ -140,3 +140,6 @@ impl Engine {
         self.clock.now().saturating_duration_since(self.started)
     }
 }
+
+#[cfg(test)]
+mod tests;

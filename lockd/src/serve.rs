@@ -74,9 +74,9 @@ pub async fn run(
 ) -> Result<(), ServeError> {
     let grpc_at = replica.grpc.local_addr().map_err(ServeError::Address)?;
     let http_at = replica.http.local_addr().map_err(ServeError::Address)?;
-    let engine = compose(&replica, store, &life);
-    life.tasks.spawn("reaper", reaper::run(engine.clone()));
-    life.tasks.spawn("deadlock detector", detector::run(engine.clone()));
+    let Replica { name, limits, .. } = &replica;
+    let parts = Parts { name: name.clone(), limits: *limits, clock: Clock::system() };
+    let engine = compose(parts, store, &life);
     let (reporter, health) = tonic_health::server::health_reporter();
     let stopped = || life.stop.clone().cancelled_owned();
     let grpc = grpc::serve(engine.clone(), health, replica.grpc, stopped());
@@ -105,18 +105,31 @@ async fn overrun(life: &Lifecycle, drain: Duration) {
     life.end.run_until_cancelled(tokio::time::sleep(drain)).await;
 }
 
-fn compose(replica: &Replica, store: Arc<dyn Store>, life: &Lifecycle) -> Engine {
-    let clock = Clock::system();
+/// What a replica is made of beside its store.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub(crate) name: String,
+    pub(crate) limits: Limits,
+    pub(crate) clock: Clock,
+}
+
+/// The engine of a replica, with everything that runs beside its requests.
+pub(crate) fn compose(parts: Parts, store: Arc<dyn Store>, life: &Lifecycle) -> Engine {
+    let Parts { name, limits, clock } = parts;
     let view = Arc::new(View::new(clock.clone()));
     let (batcher, batches) = Batcher::new(store.clone(), life.end.clone());
     life.tasks.spawn("batcher", batches);
     let (feed, fed, end) = (store.watch(), view.clone(), life.end.clone());
     let watch = async move { end.run_until_cancelled(fed.run(feed)).await };
     life.tasks.spawn("view", watch);
-    let (name, limits) = (replica.name.as_str().into(), replica.limits);
-    let sessions =
-        Sessions::new(store.clone(), batcher.clone(), view.clone(), name, limits.sessions);
-    Engine {
+    let sessions = Sessions::new(
+        store.clone(),
+        batcher.clone(),
+        view.clone(),
+        name.as_str().into(),
+        limits.sessions,
+    );
+    let engine = Engine {
         store,
         batcher,
         view,
@@ -129,5 +142,8 @@ fn compose(replica: &Replica, store: Arc<dyn Store>, life: &Lifecycle) -> Engine
         attached: Attached::default(),
         limits,
         deadlocks: Deadlocks::default(),
-    }
+    };
+    life.tasks.spawn("reaper", reaper::run(engine.clone()));
+    life.tasks.spawn("deadlock detector", detector::run(engine.clone()));
+    engine
 }

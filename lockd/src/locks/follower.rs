@@ -61,7 +61,7 @@ impl Follower {
         // The store's word is waited for that long, a turn in a queue as long as was asked for.
         let mut deadline = std::pin::pin!(sleep(max_wait.filter(|wait| !wait.is_zero())));
         let mut first_write = std::pin::pin!(tokio::time::sleep(WRITE_TIMEOUT));
-        let mut written = false;
+        let (mut written, mut expired) = (false, false);
         let mut next = self.act(start);
         while next == Next::GoOn {
             let waiting = self.caller.is_some() && self.instead.is_none();
@@ -78,7 +78,8 @@ impl Follower {
                     let actions = self.requests.cancel(self.id, &self.engine.view);
                     self.act(actions)
                 }
-                () = &mut deadline, if waiting => {
+                () = &mut deadline, if waiting && !expired => {
+                    expired = true;
                     let actions = self.requests.wait_expired(self.id, &self.engine.view);
                     self.act(actions)
                 }
