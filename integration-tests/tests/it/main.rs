@@ -12,6 +12,7 @@
 mod bad_input;
 mod cli;
 mod drain;
+mod examples;
 mod fencing;
 mod handoff;
 mod introspection;
