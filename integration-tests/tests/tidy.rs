@@ -69,7 +69,16 @@ fn retries_go_through_one_module() {
 
 #[test]
 fn the_rules_know_no_clock_and_no_waiting() {
-    for path in ["lockd/src/queue.rs", "lockd/src/requests.rs", "lockd/src/batcher/plan.rs"] {
+    for path in [
+        "lockd/src/queue.rs",
+        "lockd/src/mode.rs",
+        "lockd/src/barrier.rs",
+        "lockd/src/deadlock.rs",
+        "lockd/src/requests.rs",
+        "lockd/src/requests/enqueue.rs",
+        "lockd/src/requests/leave.rs",
+        "lockd/src/batcher/plan.rs",
+    ] {
         let text = fs::read_to_string(root().join(path)).unwrap();
         for what in ["async ", ".await", "clock", "tokio"] {
             let found =
