@@ -262,6 +262,12 @@ impl View {
         entries.map(|entry| (entry.clone(), state.is_held(entry))).collect()
     }
 
+    /// How many places in queues a session has.
+    #[must_use]
+    pub fn entries_len(&self, session: SessionId) -> usize {
+        self.lock().owned.get(&session).map_or(0, BTreeMap::len)
+    }
+
     /// Where the entry of a lock stands that was created at `created`.
     #[must_use]
     pub fn place(&self, lock: &LockId, created: Revision) -> Place {

@@ -3,10 +3,11 @@
 use std::time::{Duration, Instant};
 
 use lockd_client::{Client, Error, ErrorKind, Inside, LossReason};
+use lockd_proto::v1;
 use tokio::task::JoinHandle;
 
 use super::{party, queued};
-use crate::world::{SOON, TTL, World, both_stores, free, soon, token};
+use crate::world::{Raw, SOON, TTL, World, both_stores, free, soon, token};
 
 both_stores!(
     parties_go_in_together_and_come_out_together,
@@ -15,6 +16,7 @@ both_stores!(
     a_party_that_is_dropped_breaks_it_for_those_who_wait_to_leave,
     a_party_that_gives_up_breaks_it,
     a_broken_barrier_begins_anew,
+    parties_meet_and_leave_by_unary_calls,
 );
 
 fn enter(client: &Client, name: &str, parties: u32) -> JoinHandle<Result<Inside, Error>> {
@@ -141,4 +143,31 @@ async fn a_broken_barrier_begins_anew(world: World) {
     for left in leaving {
         left.await.unwrap().unwrap();
     }
+}
+
+/// Enters and leaves, as a client in any language does.
+async fn unary_party(url: String, name: &'static str) -> v1::ReleaseOutcome {
+    let mut raw = Raw::connect(&url).await;
+    let session = raw.open(Duration::from_secs(30)).await;
+    let token = token(raw.acquire(&session, party(name, 1, 2)).await.unwrap());
+    let leave = v1::ReleaseRequest {
+        session: Some(session),
+        name: name.to_owned(),
+        request_id: vec![1; 16],
+        token,
+        ..v1::ReleaseRequest::default()
+    };
+    raw.locks.release(leave).await.unwrap().into_inner().outcome()
+}
+
+async fn parties_meet_and_leave_by_unary_calls(world: World) {
+    let url = |daemon: &integration_tests::Daemon| daemon.url();
+    let (first, last) = (world.daemons.first().map(url), world.daemons.last().map(url));
+    let first = tokio::spawn(unary_party(first.unwrap(), "unary"));
+    let second = tokio::spawn(unary_party(last.unwrap(), "unary"));
+    for left in [first, second] {
+        let left = tokio::time::timeout(SOON, left).await.unwrap().unwrap();
+        assert_eq!(left, v1::ReleaseOutcome::Released);
+    }
+    free(&world.client().await, "unary").await;
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use lockd_client::{Context, ErrorKind, Leader, Observation, Observed};
+use lockd_proto::v1;
 
 use super::queued;
 use crate::world::{SOON, TTL, World, acquire_of, both_stores, client_of, soon, token};
@@ -14,6 +15,7 @@ both_stores!(
     run_campaigns_again_after_a_loss,
     an_idle_candidate_whose_session_dies_is_told_so,
     a_dead_leader_is_shown_no_longer_than_its_lease,
+    an_election_by_unary_calls,
 );
 
 async fn leader(observation: &mut Observation) -> Leader {
@@ -130,4 +132,33 @@ async fn a_dead_leader_is_shown_no_longer_than_its_lease(world: World) {
     assert_eq!(next, Observed::Nobody);
     let shown = since.elapsed();
     assert!(shown <= TTL + Duration::from_secs(1), "{shown:?}");
+}
+
+async fn an_election_by_unary_calls(world: World) {
+    let mut raw = world.raw().await;
+    let session = raw.open(Duration::from_secs(30)).await;
+    let campaign = v1::Acquire { value: b"v1".to_vec(), ..acquire_of("unary", 1) };
+    let token = token(raw.acquire(&session, campaign).await.unwrap());
+    let watch = v1::WatchRequest { name: "unary".to_owned(), ..v1::WatchRequest::default() };
+    let mut watch = raw.locks.watch(watch).await.unwrap().into_inner();
+    let mut value = async || loop {
+        let next = tokio::time::timeout(SOON, watch.message()).await.unwrap().unwrap().unwrap();
+        if let Some(v1::watch_response::Event::Changed(lock)) = next.event {
+            let leader = lock.holders.into_iter().next().unwrap();
+            break (leader.token, leader.value);
+        }
+    };
+    assert_eq!(value().await, (token, b"v1".to_vec()));
+    let update = |change| v1::UpdateRequest {
+        session: Some(session.clone()),
+        name: "unary".to_owned(),
+        request_id: vec![1; 16],
+        change: Some(v1::Change { change: Some(change) }),
+        ..v1::UpdateRequest::default()
+    };
+    raw.locks.update(update(v1::change::Change::Value(b"v2".to_vec()))).await.unwrap();
+    assert_eq!(value().await, (token, b"v2".to_vec()));
+    raw.locks.update(update(v1::change::Change::Downgrade(v1::Shared {}))).await.unwrap();
+    let client = world.other_client().await;
+    client.lock("unary").shared().acquire(&soon()).await.unwrap().release().await.unwrap();
 }

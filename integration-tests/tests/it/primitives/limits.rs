@@ -6,7 +6,7 @@ use integration_tests::{Daemon, StoreKind};
 use lockd_client::ErrorKind;
 
 use super::{later, queued};
-use crate::world::{Raw, client_of, reason, soon};
+use crate::world::{Raw, acquire_of, client_of, reason, soon, token};
 
 async fn limited(dir: &tempfile::TempDir) -> Daemon {
     Daemon::builder()
@@ -37,7 +37,13 @@ async fn a_queue_a_session_and_a_replica_have_their_limits() {
     waiting.abort();
 
     let mut raw = Raw::connect(&daemon.url()).await;
-    raw.open(Duration::from_secs(10)).await;
+    let session = raw.open(Duration::from_secs(10)).await;
+    for request in 1..=3 {
+        let name = format!("unary/{request}");
+        token(raw.acquire(&session, acquire_of(&name, request)).await.unwrap());
+    }
+    let refused = raw.acquire(&session, acquire_of("unary/4", 4)).await.unwrap_err();
+    assert_eq!(reason(&refused), "LIMIT_REACHED");
     let ttl = Some(Duration::from_secs(10).try_into().unwrap());
     let request = lockd_proto::v1::OpenSessionRequest { ttl, client: None };
     let refused = raw.sessions.open_session(request).await.unwrap_err();
