@@ -187,6 +187,10 @@ impl Fleet {
             let held = self.store.holders(&lock);
             let state = (&held, &queue);
             assert!(held.contains(&(token, entry)), "{token} was granted {lock}: {state:?}");
+            if record.mode() == Mode::Once {
+                let done = self.store.records.contains_key(&keys::result(&lock));
+                assert!(!done, "{lock} is never run again");
+            }
             let earlier = self.grants.entry(lock).or_default();
             if record.mode().is_alone() {
                 let last = earlier.last().copied().unwrap_or_default();
