@@ -121,6 +121,7 @@ impl Requests {
         self.open.insert(id, Open { locks, record, wait: None, phase, ahead: None });
         match place {
             Place::Broken => self.broken(id, token),
+            Place::Done => self.leave(id, Leave::Done, view),
             Place::Misplaced(kind) => self.leave(id, Leave::Misplaced(kind), view),
             Place::Held if !entry.record.yield_reason.is_empty() => {
                 vec![Action::Tell(id, Reply::YieldRequested(entry.record.yield_reason.clone()))]
@@ -313,7 +314,7 @@ impl Requests {
             return vec![];
         };
         match place {
-            Place::Held => self.granted(id, token, view),
+            Place::Held | Place::Done => self.granted(id, token, view),
             Place::Misplaced(kind) => self.leave(id, Leave::Misplaced(kind), view),
             Place::Broken => self.broken(id, token),
             Place::Waiting(ahead) if open.is_try() => {

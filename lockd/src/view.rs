@@ -259,7 +259,8 @@ impl View {
     pub fn entries_of(&self, session: SessionId) -> Vec<(Arc<Entry>, bool)> {
         let state = self.lock();
         let entries = state.entries_of(session);
-        entries.map(|entry| (entry.clone(), state.is_held(entry))).collect()
+        let holds = |entry| matches!(state.place(entry), Place::Held);
+        entries.map(|entry| (entry.clone(), holds(entry))).collect()
     }
 
     /// How many places in queues a session has.

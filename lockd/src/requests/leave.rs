@@ -91,6 +91,7 @@ impl Requests {
             Place::Held
             | Place::Waiting(_)
             | Place::Misplaced(_)
+            | Place::Done
             | Place::Gone
             | Place::NotSeen => vec![],
         }

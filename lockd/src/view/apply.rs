@@ -296,7 +296,7 @@ impl State {
 
     fn tell_granted(&mut self, entry: Arc<Entry>) {
         // In several queues it may hold here and wait there; in a broken barrier nobody holds.
-        if matches!(self.place(&entry), Place::Held) {
+        if matches!(self.place(&entry), Place::Held | Place::Done) {
             self.listeners.tell(entry.id.session, SessionEvent::Granted(entry));
         }
     }

@@ -8,7 +8,7 @@ use super::{Entry, Session, Slot, State};
 use crate::{
     barrier::{self, Party, Stage},
     keys::{EntryId, LockId},
-    mode::Kind,
+    mode::{Kind, Mode},
     queue::Queue,
     record::Mark,
 };
@@ -61,6 +61,8 @@ pub enum Place {
     Misplaced(Kind),
     /// It is a party to a barrier that another one has broken.
     Broken,
+    /// It would run something that has been done.
+    Done,
     /// It was there and is gone.
     Gone,
     /// The view has not come that far yet; an event will follow.
@@ -115,12 +117,17 @@ impl State {
             return Place::Broken;
         }
         match queues().find(|queue| !queue.is_held_by(entry.created)) {
+            None if self.is_done(entry) => Place::Done,
             None => Place::Held,
             Some(queue) => Place::Waiting(Ahead {
                 count: queue.ahead_of(entry.created),
                 holder: queue.holders().next().map(|holder| self.describe(holder)),
             }),
         }
+    }
+
+    fn is_done(&self, entry: &Entry) -> bool {
+        entry.mode == Mode::Once && entry.locks.iter().any(|lock| self.results.contains_key(lock))
     }
 
     /// The kind of the queue that an entry has joined by mistake.
