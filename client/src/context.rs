@@ -3,16 +3,23 @@
 //! A child is never later than its parent, and cancelling a parent cancels its children. No
 //! task stands behind a context: deadlines are read from the clock.
 
+mod current;
+
 use std::{
+    any::Any,
     fmt,
     sync::{Arc, OnceLock},
     time::Duration,
 };
 
+use futures::{FutureExt as _, future::select_all};
 use lockd_proto::clock::{Clock, Instant};
 use tokio_util::sync::CancellationToken;
 
-use crate::held::{Held, LossReason};
+use crate::{
+    guard::Guard,
+    held::{Held, LossReason},
+};
 
 /// How long a call may take, and what ends it early. Cheap to clone.
 ///
@@ -37,9 +44,21 @@ struct Node {
     token: CancellationToken,
     deadline: Option<Instant>,
     trace_id: Option<Arc<str>>,
+    value: Option<Value>,
     cause: OnceLock<Cause>,
     lock: Option<Arc<Held>>,
     clock: Clock,
+}
+
+/// Data that goes with a request, found by its type.
+#[derive(Clone)]
+struct Value(Arc<dyn Any + Send + Sync>);
+
+impl fmt::Debug for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // It may be a secret.
+        f.write_str("Value")
+    }
 }
 
 /// Why a context has ended.
@@ -98,6 +117,7 @@ impl Context {
             token: CancellationToken::new(),
             deadline: None,
             trace_id: None,
+            value: None,
             cause: OnceLock::new(),
             lock: None,
             clock,
@@ -111,10 +131,23 @@ impl Context {
             token: self.node.token.child_token(),
             deadline: self.node.deadline,
             trace_id: self.node.trace_id.clone(),
+            value: None,
             cause: OnceLock::new(),
             lock: None,
             clock: self.node.clock.clone(),
         }
+    }
+
+    /// The values and the trace of this context without its ends.
+    fn detached(&self) -> Self {
+        let background = Self::background_on(self.node.clock.clone());
+        let values: Vec<_> = self.ancestry().filter_map(|node| node.value.clone()).collect();
+        // The outermost first, so that what hides another one still does.
+        let child = |parent: Self, value: Option<Value>| {
+            let node = Node { trace_id: self.node.trace_id.clone(), value, ..parent.child() };
+            Self { node: Arc::new(node) }
+        };
+        values.into_iter().rev().fold(child(background, None), |ctx, value| child(ctx, Some(value)))
     }
 
     /// A child that ends after this time, or with its parent if that is earlier.
@@ -144,6 +177,39 @@ impl Context {
     pub fn with_trace_id(&self, trace_id: impl AsRef<str>) -> Self {
         let mut node = self.child();
         node.trace_id = Some(trace_id.as_ref().into());
+        Self { node: Arc::new(node) }
+    }
+
+    /// A child that carries data of a request, such as its id or its user, to be found by its
+    /// type. It hides data of the same type above it.
+    ///
+    /// ```
+    /// use lockd_client::Context;
+    ///
+    /// #[derive(Debug, PartialEq)]
+    /// struct RequestId(u64);
+    ///
+    /// let ctx = Context::background().with_value(RequestId(7));
+    /// assert_eq!(ctx.with_cancel().0.value::<RequestId>(), Some(&RequestId(7)));
+    /// ```
+    #[must_use]
+    pub fn with_value<T: Any + Send + Sync>(&self, value: T) -> Self {
+        let mut node = self.child();
+        node.value = Some(Value(Arc::new(value)));
+        Self { node: Arc::new(node) }
+    }
+
+    /// The data of this type that was given to it or to a context above it.
+    #[must_use]
+    pub fn value<T: Any + Send + Sync>(&self) -> Option<&T> {
+        self.ancestry().find_map(|node| node.value.as_ref()?.0.downcast_ref())
+    }
+
+    /// A child that ends with [`Cause::LockLost`] when this lock is lost, and does not last
+    /// beyond its lease: for work under a lock that was acquired with another context.
+    #[must_use]
+    pub fn with_lock(&self, guard: &Guard) -> Self {
+        let node = Node { lock: Some(guard.shared_held()), ..self.child() };
         Self { node: Arc::new(node) }
     }
 
@@ -200,8 +266,18 @@ impl Context {
             tokio::select! {
                 () = self.node.token.cancelled() => {}
                 () = self.end_of_time() => {}
+                () = self.a_lock_is_lost() => {}
             }
         }
+    }
+
+    async fn a_lock_is_lost(&self) {
+        let locks = self.ancestry().filter_map(|node| node.lock.as_ref());
+        let lost: Vec<_> = locks.map(|lock| lock.lost().boxed()).collect();
+        if lost.is_empty() {
+            return std::future::pending().await;
+        }
+        select_all(lost).await;
     }
 
     async fn end_of_time(&self) {

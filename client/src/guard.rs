@@ -269,6 +269,11 @@ impl Guard {
         self.parts.session.post(Command::Release(self.parts.id, reply));
     }
 
+    /// What contexts follow.
+    pub(crate) fn shared_held(&self) -> Arc<Held> {
+        Arc::clone(self.held())
+    }
+
     fn held(&self) -> &Arc<Held> {
         &self.parts.granted.held
     }

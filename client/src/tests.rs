@@ -4,6 +4,7 @@
 mod deadlines;
 mod fake;
 mod loss;
+mod primitives;
 mod release;
 mod resume;
 
