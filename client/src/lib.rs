@@ -38,6 +38,8 @@ mod endpoints;
 mod error;
 mod explain;
 mod group;
+#[cfg(feature = "grpc")]
+pub mod grpc;
 mod guard;
 mod held;
 mod inspect;

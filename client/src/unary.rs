@@ -247,7 +247,7 @@ impl Metadata {
 }
 
 /// A W3C `traceparent` for a trace id, if it is one.
-fn traceparent(trace_id: &str) -> Option<String> {
+pub(crate) fn traceparent(trace_id: &str) -> Option<String> {
     let hex = trace_id.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
     let valid = hex && trace_id.len() == 32 && trace_id.bytes().any(|b| b != b'0');
     // The first half of a random id is never zero: it carries the version.

@@ -200,8 +200,11 @@ impl Engine {
     /// The store fails.
     pub async fn forget_once(&self, lock: &LockId) -> Result<bool, Error> {
         let keys = vec![(keys::result(lock), Guard::Exists)];
-        let forgotten = self.write_in_time(Op::Delete(Delete { keys, note: None })).await?;
-        Ok(matches!(forgotten, Outcome::Done(_)))
+        match self.write_in_time(Op::Delete(Delete { keys, note: None })).await? {
+            // Whoever asks here next is to find it forgotten.
+            Outcome::Done(revision) => self.catch_up(revision).await.map(|()| true),
+            _ => Ok(false),
+        }
     }
 
     /// Asks the holders of a lock to give it up, and says whom.

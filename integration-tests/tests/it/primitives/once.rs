@@ -5,11 +5,12 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering::SeqCst},
 };
 
+use integration_tests::eventually;
 use lockd_client::{ErrorKind, OnceError};
 use lockd_proto::v1::{self, mode::Mode};
 
 use super::{in_mode, queued};
-use crate::world::{TTL, World, acquire_of, both_stores, free, soon, token};
+use crate::world::{SOON, TTL, World, acquire_of, both_stores, free, soon, token};
 
 both_stores!(
     many_ask_and_one_runs,
@@ -70,6 +71,11 @@ async fn a_success_is_remembered_until_it_is_forgotten(mut world: World) {
     assert_eq!(once.result().await.unwrap(), Some(vec![7; 64 * 1024]));
     assert!(once.forget().await.unwrap());
     assert!(!once.forget().await.unwrap());
+    eventually("every replica has forgotten it", SOON, async || {
+        let explained = world.other_client().await.once("remembered").result().await;
+        matches!((explained, once.result().await), (Ok(None), Ok(None)))
+    })
+    .await;
     let too_long = async |_| Ok::<_, &str>(vec![0; 64 * 1024 + 1]);
     let refused = once.run(&soon(), too_long).await.unwrap_err();
     assert_eq!(refused.kind(), Some(ErrorKind::InvalidArgument), "{refused}");

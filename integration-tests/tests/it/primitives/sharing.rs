@@ -5,7 +5,7 @@ use std::time::Duration;
 use lockd_client::ErrorKind;
 use lockd_proto::v1;
 
-use super::{later, permits, queue, queued, shared};
+use super::{later, permits, queued, shared};
 use crate::world::{SOON, World, acquire_of, both_stores, free, reason, soon, token, waiters};
 
 both_stores!(
@@ -39,7 +39,7 @@ async fn readers_come_in_together_and_a_writer_does_not_starve(world: World) {
     second.release().await.unwrap();
     let writer = writer.await.unwrap().unwrap();
     assert!(writer.token() > before, "tokens grow with every grant");
-    assert_eq!(queue(&there, "rw").await.0, 1);
+    queued(&there, "rw", (1, 2)).await;
     let before = writer.token();
     writer.release().await.unwrap();
     for reader in [late, latest] {
@@ -159,7 +159,8 @@ async fn another_capacity_is_an_error_that_names_both(world: World) {
     assert!(text.contains("capacity of 3") && text.contains("capacity of 4"), "{text}");
     let refused = there.lock("cap").acquire(&soon()).await.unwrap_err();
     assert_eq!(refused.reason(), Some("KIND_MISMATCH"), "{refused}");
-    assert_eq!(queue(&here, "cap").await, (1, 0), "nothing is left of what was refused");
+    // Nothing is left of what was refused.
+    queued(&here, "cap", (1, 0)).await;
     let mut raw = world.raw().await;
     let session = raw.open(Duration::from_secs(30)).await;
     let refused = raw.acquire(&session, permits("cap", 1, (1, 9))).await.unwrap_err();
@@ -174,7 +175,7 @@ async fn several_locks_are_held_all_or_none(world: World) {
     let all = here.lock_all(names).acquire(&soon()).await.unwrap();
     assert_eq!(all.names().len(), 3);
     for name in names {
-        assert_eq!(queue(&here, name).await, (1, 0), "{name}");
+        queued(&here, name, (1, 0)).await;
     }
     assert!(there.lock("all/b").try_acquire(&soon()).await.unwrap().is_none());
     all.release().await.unwrap();
