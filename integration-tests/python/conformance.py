@@ -5,10 +5,11 @@
     conformance.py ADDR hold NAME                prints the token, holds until a line arrives on
                                                  stdin, prints the outcome of the release
     conformance.py ADDR lose NAME                prints the token; from a line on stdin on it sends
-                                                 no keepalives, and prints two figures when check()
-                                                 says that the lock is lost: the seconds since the
-                                                 last keepalive was sent, and the time on the
-                                                 monotonic clock when check() last said that it held
+                                                 no keepalives. When check() says that the lock is
+                                                 lost, prints how many seconds after the last
+                                                 keepalive was sent that was; how many check() last
+                                                 said that it held; and when that was on the
+                                                 monotonic clock
 """
 
 import sys
@@ -30,6 +31,7 @@ def count(client, name, file, rounds):
         with client.lock(name, wait=60) as held:
             # Read, then written: an update is lost if two are in here at once.
             number = int(file.read_text())
+            sleep(0.005)  # Time for somebody else to come in, if the lock would let them.
             held.check()
             file.write_text(str(number + 1))
             say(held.token)
@@ -57,7 +59,8 @@ def lose(client, name):
             break
         sure = now
         sleep(0.001)
-    say(f"{monotonic() - held.session.sent:.3f} {sure:.6f}")
+    lost, sent = monotonic(), held.session.sent
+    say(f"{lost - sent:.3f} {sure - sent:.3f} {sure:.6f}")
 
 
 def main(address, command, *args):
