@@ -18,6 +18,7 @@ mod handoff;
 mod introspection;
 mod loss;
 mod primitives;
+mod python;
 mod resume;
 mod store;
 mod store_outage;
