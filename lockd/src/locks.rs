@@ -15,7 +15,7 @@ use crate::{
     error::Error,
     keys::{self, EntryId, LockId},
     mode::Mode,
-    record::Mark,
+    record::{EntryRecord, Mark},
     requests::{Acquire, Action, LossCause, Owner, Released, Reply, Requests},
     sessions::{Credential, Proven},
     store::{Delete, Guard, Note, Op, Outcome, Revision},
@@ -37,6 +37,8 @@ impl Engine {
         }
         let session = self.sessions.prove(by).await?;
         let (id, max_wait) = (acquire.request, acquire.max_wait);
+        let record = EntryRecord { follower: follower::mark()?, ..(*acquire.record).clone() };
+        let acquire = Acquire { record: Arc::new(record), ..acquire };
         let start = |requests: &mut Requests| requests.acquire(acquire, &self.view);
         self.follow(&session, id, max_wait, start).await
     }
@@ -224,7 +226,7 @@ impl Engine {
                 let problem = "the parties of a barrier and the shares of a group do not yield";
                 return Err(Error::ChangeRefused(problem));
             }
-            let change = |record: &mut crate::record::EntryRecord| {
+            let change = |record: &mut EntryRecord| {
                 reason.clone_into(&mut record.yield_reason);
             };
             match self.rewrite(lock, &holder.entry, change).await {

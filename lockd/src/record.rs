@@ -75,6 +75,10 @@ pub struct EntryRecord {
     /// Where it stands in a barrier or a group.
     #[prost(enumeration = "Mark", tag = "12")]
     pub mark: i32,
+    /// The call that follows it, chosen at random; zero where a stream does. A retry takes an
+    /// entry over by writing its own here, so that the call that broke off leaves it alone.
+    #[prost(fixed64, tag = "13")]
+    pub follower: u64,
 }
 
 /// What a party or a share says of itself, for all to see.

@@ -3,7 +3,8 @@
 //!
 //! ```text
 //! acquire ─► Enqueueing ─► Waiting ─► Held ─► Leaving ─► gone
-//!                 └───────────┴── cancel, max_wait ─┘└─► Left ─► gone (a party)
+//!              │ └─ Claiming ─┘ │       │└─► Left ─► gone (a party)
+//!              └── cancel, max_wait ────┘
 //! ```
 //!
 //! Inputs are what the client asks, what became of a write, and what the view saw. Each
@@ -28,6 +29,7 @@ use crate::{
     view::{Ahead, Entry, Place, Removal, SessionEvent, View},
 };
 
+mod claim;
 mod enqueue;
 mod leave;
 mod reply;
@@ -52,6 +54,9 @@ struct Open {
     record: Arc<EntryRecord>,
     wait: Option<Duration>,
     phase: Phase,
+    /// When the call that follows it last wrote the entry. A stream, which hears of what others
+    /// do to its entries, needs no claim.
+    claim: Option<Revision>,
     /// Who was ahead when that was last looked at.
     ahead: Option<Ahead>,
 }
@@ -60,6 +65,8 @@ struct Open {
 enum Phase {
     /// The entry is on its way to the store; `leave` is why it is to be taken out at once.
     Enqueueing { leave: Option<Leave> },
+    /// An earlier call has made the entry, and this one is taking it over.
+    Claiming { token: Revision, leave: Option<Leave> },
     /// The entry is in its queues.
     Waiting { token: Revision },
     /// The client was told that it holds its locks.
@@ -118,7 +125,7 @@ impl Requests {
         };
         let record = Arc::new(entry.record.clone());
         let locks = entry.locks.as_slice().into();
-        self.open.insert(id, Open { locks, record, wait: None, phase, ahead: None });
+        self.open.insert(id, Open { locks, record, wait: None, phase, claim: None, ahead: None });
         match place {
             Place::Broken => self.broken(id, token),
             Place::Done => self.leave(id, Leave::Done, view),
@@ -140,6 +147,7 @@ impl Requests {
             return match open.phase {
                 Phase::Held { token } => vec![Action::Tell(id, Reply::Granted { token })],
                 Phase::Enqueueing { .. }
+                | Phase::Claiming { .. }
                 | Phase::Waiting { .. }
                 | Phase::Leaving { .. }
                 | Phase::Left { .. } => vec![],
@@ -156,10 +164,11 @@ impl Requests {
             let ahead = acquire.locks.iter().find_map(|lock| view.ahead(lock));
             return vec![Action::Tell(id, Reply::Refused { refusal: Refusal::Busy, ahead })];
         }
-        let op = acquire.enqueue(&self.owner);
         let phase = Phase::Enqueueing { leave: None };
         let Acquire { locks, record, max_wait: wait, .. } = acquire;
-        self.open.insert(id, Open { locks, record, wait, phase, ahead: None });
+        let open = Open { locks, record, wait, phase, claim: None, ahead: None };
+        let op = open.enqueue(id, &self.owner);
+        self.open.insert(id, open);
         vec![Action::Submit(id, op)]
     }
 
@@ -185,6 +194,7 @@ impl Requests {
         match open.phase {
             Phase::Held { token } => Some((open.locks.first()?.clone(), token)),
             Phase::Enqueueing { .. }
+            | Phase::Claiming { .. }
             | Phase::Waiting { .. }
             | Phase::Leaving { .. }
             | Phase::Left { .. } => None,
@@ -203,7 +213,7 @@ impl Requests {
         };
         match open.phase {
             Phase::Held { .. } | Phase::Leaving { .. } | Phase::Left { .. } => return vec![],
-            Phase::Enqueueing { .. } => {}
+            Phase::Enqueueing { .. } | Phase::Claiming { .. } => {}
             Phase::Waiting { token } => open.look(view, token),
         }
         self.leave(id, Leave::WaitExpired, view)
@@ -213,7 +223,7 @@ impl Requests {
     pub fn release(&mut self, id: RequestId, view: &View) -> Vec<Action> {
         match self.open.get(&id).map(|open| &open.phase) {
             Some(Phase::Held { .. }) => self.leave(id, Leave::Released, view),
-            Some(Phase::Enqueueing { .. } | Phase::Waiting { .. }) => {
+            Some(Phase::Enqueueing { .. } | Phase::Claiming { .. } | Phase::Waiting { .. }) => {
                 vec![Action::Tell(id, Reply::Failed(Error::StillWaiting))]
             }
             Some(Phase::Leaving { .. } | Phase::Left { .. }) => vec![],
@@ -243,6 +253,7 @@ impl Requests {
             // A retry, on its way already.
             Phase::Leaving { why: Leave::Completed, .. } => vec![],
             Phase::Enqueueing { .. }
+            | Phase::Claiming { .. }
             | Phase::Waiting { .. }
             | Phase::Leaving { .. }
             | Phase::Left { .. } => refused("the lock is not held by this request"),
@@ -258,6 +269,9 @@ impl Requests {
     ) -> Vec<Action> {
         match self.open.get(&id).map(|open| open.phase.clone()) {
             Some(Phase::Enqueueing { leave }) => self.enqueued(id, leave, outcome, view),
+            Some(Phase::Claiming { token, leave }) => {
+                self.claimed(id, (token, leave), outcome, view)
+            }
             Some(Phase::Leaving { token, why, mark, seen }) => {
                 self.out(id, leave::Way { token, why, mark, seen }, outcome, view)
             }
@@ -276,8 +290,13 @@ impl Requests {
             return vec![];
         };
         let (token, first) = match outcome {
-            Ok(Outcome::Enqueued { revision, first }) => (revision, first),
-            Ok(Outcome::Exists(record)) if made_by(&record, open) => (record.created, false),
+            Ok(Outcome::Enqueued { revision, first }) => {
+                open.claim = open.is_followed().then_some(revision);
+                (revision, first)
+            }
+            Ok(Outcome::Exists(record)) if made_by(&record, open) => {
+                return self.claim(id, record, leave, view);
+            }
             Ok(Outcome::Exists(_)) => return self.close(id, Reply::Failed(Error::RequestIdReused)),
             Ok(Outcome::Occupied) => {
                 open.ahead = open.locks.iter().find_map(|lock| view.ahead(lock));
@@ -291,6 +310,23 @@ impl Requests {
             }
             Err(error) => return self.close(id, Reply::Failed(Error::Store(error))),
         };
+        // Parties have to be counted, and a once may have a result, which only the view can tell.
+        let first = first && !matches!(open.mode(), Mode::Party { .. } | Mode::Once);
+        self.joined(id, token, leave, view, first)
+    }
+
+    /// An entry is in its queues. One that is `first` in them needs no look at the view.
+    fn joined(
+        &mut self,
+        id: RequestId,
+        token: Revision,
+        leave: Option<Leave>,
+        view: &View,
+        first: bool,
+    ) -> Vec<Action> {
+        let Some(open) = self.open.get_mut(&id) else {
+            return vec![];
+        };
         let place = open.place(view, token);
         if let Place::Gone = place {
             // Taken out by force before its own write was heard of.
@@ -301,8 +337,7 @@ impl Requests {
         if let Some(why) = leave {
             return self.leave(id, why, view);
         }
-        // Parties have to be counted, and a once may have a result, which only the view can tell.
-        if first && !matches!(open.mode(), Mode::Party { .. } | Mode::Once) {
+        if first {
             return self.granted(id, token, view);
         }
         self.placed(id, token, place, view)
@@ -369,7 +404,8 @@ impl Requests {
             None => {
                 let record = Arc::new(entry.record.clone());
                 let (locks, phase) = (entry.locks.as_slice().into(), Phase::Waiting { token });
-                self.open.insert(id, Open { locks, record, wait: None, phase, ahead: None });
+                let open = Open { locks, record, wait: None, phase, claim: None, ahead: None };
+                self.open.insert(id, open);
                 self.granted(id, token, view)
             }
         }
@@ -409,6 +445,7 @@ impl Requests {
                 self.left(id, Leave::Released, Released::Released, view)
             }
             Phase::Enqueueing { .. }
+            | Phase::Claiming { .. }
             | Phase::Waiting { .. }
             | Phase::Held { .. }
             | Phase::Leaving { .. }

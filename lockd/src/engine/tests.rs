@@ -62,6 +62,15 @@ impl Replica {
 
     /// Acquires in a task of its own.
     fn acquire(&self, by: &Credential, ask: &Ask) -> JoinHandle<Result<Reply, Error>> {
+        self.acquire_as(by, ask, RequestId::random())
+    }
+
+    fn acquire_as(
+        &self,
+        by: &Credential,
+        ask: &Ask,
+        request: RequestId,
+    ) -> JoinHandle<Result<Reply, Error>> {
         let record = EntryRecord {
             owner: ask.owner.to_owned(),
             mode: Some(ask.mode.to_wire()),
@@ -69,7 +78,7 @@ impl Replica {
             ..EntryRecord::default()
         };
         let acquire = Acquire {
-            request: RequestId::random(),
+            request,
             locks: ask.names.iter().map(|name| lock(name)).collect(),
             record: Arc::new(record),
             max_wait: ask.max_wait,
@@ -237,5 +246,64 @@ async fn a_waiter_that_dies_leaves_no_delay_behind() {
     let delayed = Ask { lock_delay: 30 * SECOND, ..ask("x", "") };
     let waiting = replica.waits(&dying, &delayed, 1).await;
     assert!(matches!(waiting.await.unwrap(), Err(Error::SessionNotFound(_))));
+    replica.queued("x", 1).await;
+}
+
+/// A call breaks off, and its retry with the same request id comes in at any moment of that:
+/// whoever is told that it holds does so, and nothing is left behind otherwise.
+#[tokio::test(start_paused = true)]
+async fn what_a_retry_was_granted_is_not_taken_out_by_the_call_before_it() {
+    let (mut granted, mut again) = (0, 0);
+    for moment in 0..60 {
+        let replica = Replica::new().await;
+        let (holder, by) = (replica.session(LONG).await, replica.session(LONG).await);
+        replica.holds(&holder, &ask("x", "")).await;
+        let request = RequestId::random();
+        let broken = replica.acquire_as(&by, &ask("x", ""), request);
+        replica.queued("x", 2).await;
+        let retry = replica.acquire_as(&by, &ask("x", ""), request);
+        let holder = replica.engine.sessions.prove(&holder).await.unwrap();
+        for step in 0..60 {
+            if step == moment {
+                broken.abort();
+            }
+            if step == 20 {
+                replica.engine.sessions.close(&holder).await.unwrap();
+            }
+            tokio::task::yield_now().await;
+        }
+        broken.abort();
+        let told = retry.await.unwrap().unwrap();
+        tokio::time::sleep(SECOND).await;
+        let entries = replica.engine.view.len(&lock("x"));
+        match told {
+            Reply::Granted { .. } => {
+                granted += 1;
+                assert_eq!(entries, 1, "told at {moment} that it holds");
+            }
+            other => {
+                again += 1;
+                assert_eq!(entries, 0, "{other:?} at {moment}");
+            }
+        }
+    }
+    assert!(granted > 50, "{granted} were granted, {again} had to ask again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_was_taken_over_may_end_as_it_likes() {
+    let replica = Replica::new().await;
+    let (holder, by) = (replica.session(LONG).await, replica.session(LONG).await);
+    replica.holds(&holder, &ask("x", "")).await;
+    let request = RequestId::random();
+    let short = Ask { max_wait: Some(SECOND), ..ask("x", "") };
+    let first = replica.acquire_as(&by, &short, request);
+    replica.queued("x", 2).await;
+    let retry = replica.acquire_as(&by, &ask("x", ""), request);
+    let expired = first.await.unwrap().unwrap();
+    assert!(matches!(expired, Reply::Refused { refusal: Refusal::WaitExpired, .. }), "{expired:?}");
+    assert_eq!(replica.engine.view.len(&lock("x")), 2, "the retry waits on");
+    // It gives up too: now the entry goes.
+    retry.abort();
     replica.queued("x", 1).await;
 }

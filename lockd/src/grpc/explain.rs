@@ -50,7 +50,7 @@ fn to_handoff(handoff: Handoff) -> v1::Handoff {
         HandoffReason::Cancelled => (v1::HandoffReason::Cancelled, String::new()),
         HandoffReason::Forced(reason) => (v1::HandoffReason::Forced, reason),
     };
-    let from = Some(translate::to_entry(&handoff.from));
+    let from = Some(translate::to_holder(&handoff.from));
     v1::Handoff { reason: reason.into(), from, age: None, detail }
 }
 

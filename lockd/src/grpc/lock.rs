@@ -177,7 +177,7 @@ async fn request_yield(
     let lock = translate::lock_id(&request.namespace, request.name)?;
     let reason = translate::reason(&request.reason)?;
     let asked = engine.request_yield(&lock, reason).await?;
-    Ok(v1::RequestYieldResponse { holders: asked.iter().map(translate::to_entry).collect() })
+    Ok(v1::RequestYieldResponse { holders: asked.iter().map(translate::to_holder).collect() })
 }
 
 async fn get(engine: &Engine, request: v1::GetRequest) -> Result<v1::GetResponse, Error> {

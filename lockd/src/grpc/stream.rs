@@ -138,7 +138,7 @@ fn to_reply(request_id: Vec<u8>, reply: Reply) -> Told {
         Reply::Queued(ahead) => Told::Queued(v1::Queued {
             request_id,
             ahead: u32::try_from(ahead.count).unwrap_or(u32::MAX),
-            holder: ahead.holder.as_ref().map(translate::to_entry),
+            holder: ahead.holder.as_ref().map(translate::to_holder),
         }),
         Reply::Granted { token } => {
             let grant = Some(v1::Grant { token: token.0 });

@@ -217,6 +217,11 @@ pub(super) fn to_entry(described: &Described) -> v1::Entry {
     }
 }
 
+/// An entry that holds, and so has stopped waiting.
+pub(super) fn to_holder(described: &Described) -> v1::Entry {
+    v1::Entry { wait_remaining: None, ..to_entry(described) }
+}
+
 fn to_client_info(session: &SessionRecord) -> v1::ClientInfo {
     v1::ClientInfo {
         name: session.client_name.clone(),
@@ -226,15 +231,12 @@ fn to_client_info(session: &SessionRecord) -> v1::ClientInfo {
 }
 
 pub(super) fn to_lock(queue: &QueueView) -> v1::Lock {
-    let mut holders: Vec<_> = queue.entries.iter().map(to_entry).collect();
-    let waiters = holders.split_off(queue.held.min(holders.len()));
-    // Whoever holds has stopped waiting.
-    holders.iter_mut().for_each(|holder| holder.wait_remaining = None);
+    let (holders, waiters) = queue.entries.split_at(queue.held.min(queue.entries.len()));
     v1::Lock {
         namespace: queue.lock.namespace().to_owned(),
         name: queue.lock.name().to_owned(),
-        holders,
-        waiters,
+        holders: holders.iter().map(to_holder).collect(),
+        waiters: waiters.iter().map(to_entry).collect(),
     }
 }
 
@@ -258,7 +260,7 @@ pub(super) fn to_refusal(refusal: Refusal, ahead: Option<&Ahead>) -> v1::Refusal
     let count = ahead.map_or(0, |ahead| ahead.count);
     v1::Refusal {
         reason: reason.into(),
-        holder: ahead.and_then(|ahead| ahead.holder.as_ref()).map(to_entry),
+        holder: ahead.and_then(|ahead| ahead.holder.as_ref()).map(to_holder),
         ahead: u32::try_from(count).unwrap_or(u32::MAX),
         detail,
         result,

@@ -39,6 +39,14 @@ enum Next {
     Over,
 }
 
+/// What tells one call from every other; never zero.
+pub(super) fn mark() -> Result<u64, Error> {
+    let mark = getrandom::u64().map_err(|error| {
+        Error::Store(StoreError::Broken(format!("the system gives no random bytes: {error}")))
+    })?;
+    Ok(mark.max(1))
+}
+
 impl Follower {
     pub(super) fn new(
         engine: Engine,

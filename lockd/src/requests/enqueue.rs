@@ -6,6 +6,7 @@ use bytes::Bytes;
 use lockd_proto::{RequestId, SessionId};
 use prost::Message as _;
 
+use super::Open;
 use crate::{
     error::Error,
     keys::{self, EntryId, LockId},
@@ -41,6 +42,21 @@ impl Default for Limits {
     }
 }
 
+impl Open {
+    pub(super) fn enqueue(&self, request: RequestId, owner: &Owner) -> Op {
+        let id = EntryId { session: owner.session, request };
+        let place = |lock| Place { key: keys::entry(lock, id), queue: keys::queue(lock) };
+        let alone = self.mode().is_alone();
+        Op::Enqueue(Enqueue {
+            places: self.locks.iter().map(place).collect(),
+            value: self.record.encode_to_vec().into(),
+            session: keys::session(owner.session),
+            lease: if self.record.outlives_session() { LeaseId::NONE } else { owner.lease },
+            join: if self.is_try() && alone { Join::IfEmpty } else { Join::Always },
+        })
+    }
+}
+
 /// A checked acquire.
 #[derive(Debug, Clone)]
 pub struct Acquire {
@@ -59,19 +75,6 @@ impl Acquire {
     #[must_use]
     pub fn is_try(&self) -> bool {
         self.max_wait.is_some_and(|wait| wait.is_zero())
-    }
-
-    pub(super) fn enqueue(&self, owner: &Owner) -> Op {
-        let id = EntryId { session: owner.session, request: self.request };
-        let place = |lock| Place { key: keys::entry(lock, id), queue: keys::queue(lock) };
-        let alone = self.record.mode().is_alone();
-        Op::Enqueue(Enqueue {
-            places: self.locks.iter().map(place).collect(),
-            value: self.record.encode_to_vec().into(),
-            session: keys::session(owner.session),
-            lease: if self.record.outlives_session() { LeaseId::NONE } else { owner.lease },
-            join: if self.is_try() && alone { Join::IfEmpty } else { Join::Always },
-        })
     }
 
     /// The result of the once that it asks for, if it has been done.

@@ -7,13 +7,14 @@ use bytes::Bytes;
 use lockd_proto::RequestId;
 use prost::Message as _;
 
+use super::claim::guarded;
 use super::{Action, LossCause, Open, Phase, Refusal, Released, Reply, Requests, reply::Leave};
 use crate::{
     error::Error,
     keys::{self, EntryId},
     mode::{Mode, OnLoss},
     record::{EntryRecord, Mark},
-    store::{Delete, Guard, LeaseId, Note, Op, Outcome, Put, Revision, StoreError},
+    store::{Delete, LeaseId, Note, Op, Outcome, Put, Revision, StoreError},
     view::{Place, View},
 };
 
@@ -39,7 +40,7 @@ impl Requests {
             };
         };
         match &mut open.phase {
-            Phase::Enqueueing { leave } => {
+            Phase::Enqueueing { leave } | Phase::Claiming { leave, .. } => {
                 leave.get_or_insert(why);
                 vec![]
             }
@@ -66,6 +67,9 @@ impl Requests {
         view: &View,
     ) -> Vec<Action> {
         let Way { token, why, mark, seen } = way;
+        if let Some(again) = self.take_out_again(id, token, &outcome) {
+            return again;
+        }
         let released = match outcome {
             Ok(Outcome::Done(_)) => Released::Released,
             Ok(_) => Released::AlreadyLost,
@@ -109,6 +113,7 @@ impl Requests {
                 Reply::Lost { token, cause: LossCause::Broken }
             }
             Phase::Enqueueing { .. }
+            | Phase::Claiming { .. }
             | Phase::Waiting { .. }
             | Phase::Held { .. }
             | Phase::Left { .. }
@@ -196,7 +201,7 @@ impl Open {
         }
     }
 
-    fn exit(&self, id: EntryId, token: Revision, mark: Option<Mark>) -> Op {
+    pub(super) fn exit(&self, id: EntryId, token: Revision, mark: Option<Mark>) -> Op {
         match (mark, self.locks.first()) {
             (Some(mark), Some(lock)) => {
                 let record = EntryRecord { mark: mark.into(), ..EntryRecord::clone(&self.record) };
@@ -205,7 +210,7 @@ impl Open {
                     value: record.encode_to_vec().into(),
                     // Marks are for entries that outlive their session.
                     lease: LeaseId::NONE,
-                    guard: Guard::Made(token),
+                    guard: self.guard(token),
                 })
             }
             _ => self.dequeue(id, token, None),
@@ -214,8 +219,7 @@ impl Open {
 
     /// Takes the entry out of all of its queues in one step.
     fn dequeue(&self, id: EntryId, token: Revision, note: Option<Note>) -> Op {
-        let keys = keys::entries(&self.locks, id).map(|key| (key, Guard::Made(token)));
-        Op::Delete(Delete { keys: keys.collect(), note })
+        Op::Delete(Delete { keys: guarded(self, id, token), note })
     }
 
     pub(super) fn completion(&self, id: EntryId, token: Revision, value: Bytes) -> Op {
