@@ -13,6 +13,7 @@ pub use status::to_status;
 
 use std::time::Duration;
 
+use lockd_client::grpc::ContextLayer;
 use lockd_proto::v1::{
     admin_service_server::AdminServiceServer, lock_service_server::LockServiceServer,
     session_service_server::SessionServiceServer,
@@ -60,6 +61,8 @@ pub async fn serve<H: Health>(
     let api = Api { engine };
     let limit = MAX_MESSAGE_BYTES;
     Server::builder()
+        // Deadlines of callers are kept, and answered as such.
+        .layer(ContextLayer::new())
         .http2_keepalive_interval(Some(PING_INTERVAL))
         .http2_keepalive_timeout(Some(PING_TIMEOUT))
         .max_concurrent_streams(MAX_STREAMS)

@@ -3,6 +3,7 @@
 use std::{
     pin::Pin,
     task::{Context as Wake, Poll, ready},
+    time::Duration,
 };
 
 use futures::future::BoxFuture;
@@ -17,10 +18,14 @@ use tower_service::Service;
 use super::headers;
 use crate::context::{CancelHandle, Cause, Context};
 
+/// How much earlier than its caller a context ends: the answer is to be there in time, and
+/// tonic's own limit, which says `CANCELLED`, is not to be first.
+const RESERVE: Duration = Duration::from_millis(2);
+
 /// Gives each request a [`Context`], in its extensions and as the
 /// [current](Context::current) one.
 ///
-/// The context has the deadline of `grpc-timeout` and the trace of `traceparent`, and ends when
+/// The context has the deadline of `grpc-timeout`, less 2 ms for the answer, and the trace of `traceparent`, and ends when
 /// the caller goes away. When the deadline passes, the call is answered with
 /// `DEADLINE_EXCEEDED`, also in the middle of a stream of responses; tonic by itself would
 /// say `CANCELLED`, and leave streams alone.
@@ -101,7 +106,7 @@ fn context(headers: &HeaderMap, clock: &Clock) -> (Context, CancelHandle) {
         None => ctx,
     };
     match headers::timeout(headers) {
-        Some(timeout) => ctx.with_timeout(timeout),
+        Some(timeout) => ctx.with_timeout(timeout.saturating_sub(RESERVE)),
         None => ctx,
     }
     .with_cancel()

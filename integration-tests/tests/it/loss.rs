@@ -2,9 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use integration_tests::eventually;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use integration_tests::{Daemon, eventually};
 use lockd_client::{LockState, LossReason};
-use lockd_proto::v1;
+use lockd_proto::v1::{self, lock_service_client::LockServiceClient};
 
 use crate::world::{SOON, TTL, World, acquire_of, both_stores, soon, token, waiters};
 
@@ -13,6 +14,7 @@ both_stores!(
     a_forced_release_tells_the_holder_why,
     a_session_that_is_closed_gives_everything_back,
     a_unary_caller_that_goes_away_leaves_the_queue,
+    a_unary_caller_whose_deadline_passes_is_told_so_and_leaves_the_queue,
 );
 
 async fn a_holder_that_falls_silent_is_followed_within_its_ttl(world: World) {
@@ -75,4 +77,50 @@ async fn a_unary_caller_that_goes_away_leaves_the_queue(world: World) {
     held.release().await.unwrap();
     eventually("the lock is free", SOON, async || matches!(client.get("gone").await, Ok(None)))
         .await;
+}
+
+/// The unary API without tonic's own limit at the client, which would be first.
+async fn without_a_limit(daemon: &Daemon) -> LockServiceClient<impl Plain> {
+    let stream = tokio::net::TcpStream::connect(daemon.grpc_addr()).await.unwrap();
+    let (executor, io) = (TokioExecutor::new(), TokioIo::new(stream));
+    let (sender, connection) = hyper::client::conn::http2::handshake(executor, io).await.unwrap();
+    tokio::spawn(connection);
+    let service = tower::service_fn(move |request| sender.clone().send_request(request));
+    LockServiceClient::with_origin(service, daemon.url().parse().unwrap())
+}
+
+/// What tonic's clients ask of a connection.
+trait Plain:
+    tower::Service<
+        http::Request<tonic::body::Body>,
+        Response = http::Response<hyper::body::Incoming>,
+        Error = hyper::Error,
+        Future: Send,
+    >
+{
+}
+
+impl<S> Plain for S where
+    S: tower::Service<
+            http::Request<tonic::body::Body>,
+            Response = http::Response<hyper::body::Incoming>,
+            Error = hyper::Error,
+            Future: Send,
+        >
+{
+}
+
+async fn a_unary_caller_whose_deadline_passes_is_told_so_and_leaves_the_queue(world: World) {
+    let client = world.client().await;
+    let held = client.lock("late").acquire(&soon()).await.unwrap();
+    let session = world.raw().await.open(Duration::from_secs(60)).await;
+    let acquire =
+        v1::AcquireRequest { session: Some(session), acquire: Some(acquire_of("late", 1)) };
+    let mut request = tonic::Request::new(acquire);
+    request.set_timeout(Duration::from_millis(300));
+    let mut locks = without_a_limit(world.daemons.first().unwrap()).await;
+    let late = locks.acquire(request).await.unwrap_err();
+    assert_eq!(late.code(), tonic::Code::DeadlineExceeded, "{late}");
+    waiters(&client, "late", 0).await;
+    held.release().await.unwrap();
 }

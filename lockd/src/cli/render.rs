@@ -15,7 +15,10 @@ pub(super) fn row(lock: &LockInfo, wide: bool) -> Vec<String> {
     let of = |show: &dyn Fn(&EntryInfo) -> String| holder.map_or_else(|| "-".to_owned(), show);
     let mut row = vec![
         lock.name.clone(),
-        of(&who),
+        of(&|holder| match lock.holders.len() {
+            0 | 1 => who(holder),
+            several => format!("{} +{}", who(holder), several - 1),
+        }),
         of(&|holder| holder.token.to_string()),
         of(&|holder| age(holder.age)),
         lock.waiters.len().to_string(),
