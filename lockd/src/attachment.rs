@@ -31,6 +31,9 @@ const OUTPUTS: usize = 1024;
 /// How long a client may leave its answers unread before its stream is cut off.
 const SLOW_CONSUMER: Duration = Duration::from_secs(5);
 
+/// A change of what its request does not hold.
+const NOT_HELD: Error = Error::ChangeRefused("the lock is not held by this request");
+
 /// What a client sends on its stream.
 #[derive(Debug)]
 pub enum Input {
@@ -196,17 +199,18 @@ impl Attachment {
     }
 
     fn update(&mut self, id: RequestId, change: Change) -> Vec<Action> {
-        let view = &self.engine.view;
-        let held = self.requests.held(id);
-        let entry = EntryId { session: self.session.id, request: id };
-        let found = held.and_then(|(lock, _)| Some((view.entry(entry, &lock)?, lock)));
-        let Some((entry, lock)) = found else {
-            let error = Error::ChangeRefused("the lock is not held by this request");
-            return vec![Action::Tell(id, Reply::Failed(error))];
+        let Some((lock, token)) = self.requests.held(id) else {
+            return vec![Action::Tell(id, Reply::Failed(NOT_HELD))];
         };
+        let entry = EntryId { session: self.session.id, request: id };
         let engine = self.engine.clone();
-        let update = async move { (id, engine.change(&lock, &entry, change).await) };
-        self.updates.push(update.boxed());
+        let update = async move {
+            // A grant may be ahead of the view.
+            engine.catch_up(token).await?;
+            let entry = engine.view.entry(entry, &lock).ok_or(NOT_HELD)?;
+            engine.change(&lock, &entry, change).await
+        };
+        self.updates.push(async move { (id, update.await) }.boxed());
         vec![]
     }
 
