@@ -218,6 +218,12 @@ impl Engine {
         lock: &LockId,
         reason: &str,
     ) -> Result<Vec<Described>, Error> {
+        if self.view.len(lock) == 0 {
+            // Whoever asks may know of a grant that the view has not seen yet.
+            let first = self.store.first(keys::queue(lock)).await.map_err(Error::Store)?;
+            let first = first.ok_or_else(|| Error::LockNotFound(lock.clone()))?;
+            self.catch_up(first.modified).await?;
+        }
         let queue = self.view.queue(lock).ok_or_else(|| Error::LockNotFound(lock.clone()))?;
         let holders = queue.entries.into_iter().take(queue.held);
         let mut asked = Vec::new();

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use integration_tests::{Daemon, StoreKind};
+use integration_tests::{Daemon, StoreKind, eventually};
 use lockd_client::ErrorKind;
 
 use super::{later, queued};
-use crate::world::{Raw, acquire_of, client_of, reason, soon, token};
+use crate::world::{Raw, SOON, acquire_of, client_of, reason, soon, token};
 
 async fn limited(dir: &tempfile::TempDir) -> Daemon {
     Daemon::builder()
@@ -46,6 +46,10 @@ async fn a_queue_a_session_and_a_replica_have_their_limits() {
     assert_eq!(reason(&refused), "LIMIT_REACHED");
     let ttl = Some(Duration::from_secs(10).try_into().unwrap());
     let request = lockd_proto::v1::OpenSessionRequest { ttl, client: None };
+    eventually("both sessions are seen", SOON, async || {
+        client.status().await.is_ok_and(|status| status.sessions == 2)
+    })
+    .await;
     let refused = raw.sessions.open_session(request).await.unwrap_err();
     assert_eq!(reason(&refused), "LIMIT_REACHED");
     assert!(refused.message().contains("2 sessions already"), "{refused}");
