@@ -1,17 +1,14 @@
 //! Ends deadlocks: finds them in the view, makes sure of them, and ends the youngest wait.
 //!
-//! Every replica looks at the same graph; the one that follows the youngest wait ends it. A
+//! Every replica looks at the same graph; the one that follows the youngest wait ends it, and
+//! leaves a note of it for all to see. A
 //! cycle must stand for a while, as in Postgres's `deadlock_timeout`, so that what is being
 //! cancelled or released is gone by then, and the store must confirm every entry and every
 //! lease of it: where a holder may be about to expire, waiting is not hopeless.
 
-use std::{
-    collections::VecDeque,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
-use lockd_proto::clock::Instant;
+use lockd_proto::v1;
 
 use crate::{
     deadlock,
@@ -30,9 +27,6 @@ const SETTLE: Duration = Duration::from_millis(400);
 /// How often a cycle is looked at again that stands and could not be ended, since a lease in
 /// it was late or its waits are followed elsewhere.
 const AGAIN: Duration = Duration::from_secs(2);
-
-/// Deadlocks that are remembered.
-const REMEMBERED: usize = 64;
 
 /// A cycle of waits.
 #[derive(Debug, Clone, PartialEq)]
@@ -80,15 +74,32 @@ impl Cycle {
         self.waits.iter().flat_map(|wait| [wait.entry.created, wait.by.created]).collect()
     }
 
-    /// The cycle for people.
-    fn describe(&self) -> String {
-        let wait = |wait: &CycleWait| {
-            let (owner, by) = (&wait.entry.record.owner, &wait.by.record.owner);
-            let (lock, token) = (wait.lock.name(), wait.entry.created.0);
-            format!("{owner} waits for {lock:?} (token {token}) behind {by}")
+    /// The cycle as it is told.
+    #[must_use]
+    pub fn to_wire(&self) -> v1::Deadlock {
+        let wait = |wait: &CycleWait| v1::BlockedWait {
+            owner: wait.entry.record.owner.clone(),
+            lock: Some(v1::LockRef {
+                namespace: wait.lock.namespace().to_owned(),
+                name: wait.lock.name().to_owned(),
+            }),
+            token: wait.entry.created.0,
+            blocked_by: wait.by.record.owner.clone(),
         };
-        self.waits.iter().map(wait).collect::<Vec<_>>().join("; ")
+        let cycle = self.waits.iter().map(wait).collect();
+        v1::Deadlock { cycle, victim: self.victim.created.0, ended: None }
     }
+}
+
+/// A deadlock for people.
+#[must_use]
+pub fn describe(deadlock: &v1::Deadlock) -> String {
+    let wait = |wait: &v1::BlockedWait| {
+        let v1::BlockedWait { owner, lock, token, blocked_by } = wait;
+        let name = lock.as_ref().map_or("", |lock| lock.name.as_str());
+        format!("{owner} waits for {name:?} (token {token}) behind {blocked_by}")
+    };
+    deadlock.cycle.iter().map(wait).collect::<Vec<_>>().join("; ")
 }
 
 /// A wait of a cycle: behind which entry of the next one's owner it waits, and for which lock.
@@ -96,27 +107,6 @@ fn wait(blocked: &Blocked, next: &Entry) -> Option<CycleWait> {
     let in_the_way = |(_, by): &&(LockId, Arc<Entry>)| by.record.owner == next.record.owner;
     let (lock, by) = blocked.by.iter().find(in_the_way)?;
     Some(CycleWait { entry: blocked.entry.clone(), lock: lock.clone(), by: by.clone() })
-}
-
-/// Deadlocks that were ended. Cheap to clone; a plain mutex, held for a copy only.
-#[derive(Debug, Clone, Default)]
-pub struct Deadlocks(Arc<Mutex<VecDeque<(Instant, Cycle)>>>);
-
-impl Deadlocks {
-    /// Those that a lock was part of, the latest first.
-    #[must_use]
-    pub fn of(&self, lock: &LockId) -> Vec<(Instant, Cycle)> {
-        let ended = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        ended.iter().rev().filter(|(_, cycle)| cycle.involves(lock)).cloned().collect()
-    }
-
-    fn remember(&self, at: Instant, cycle: Cycle) {
-        let mut ended = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if ended.len() == REMEMBERED {
-            ended.pop_front();
-        }
-        ended.push_back((at, cycle));
-    }
 }
 
 /// Follows the view until the replica ends.
@@ -169,9 +159,10 @@ async fn confirmed(engine: &Engine, cycle: &Cycle) -> Result<bool, StoreError> {
 }
 
 async fn end(engine: &Engine, cycle: Cycle) {
-    let text: Arc<str> = cycle.describe().into();
-    tracing::warn!(cycle = %text, victim = cycle.victim.created.0, "a deadlock: its youngest wait ends");
-    engine.view.tell_deadlocked(&cycle.victim, text);
+    let deadlock = Arc::new(cycle.to_wire());
+    let text = describe(&deadlock);
+    tracing::warn!(cycle = text, victim = deadlock.victim, "a deadlock: its youngest wait ends");
+    engine.view.tell_deadlocked(&cycle.victim, deadlock);
     // Until the entry is gone the same cycle stands.
     let gone = async {
         let there = |(id, lock): Slot| engine.view.entry(id, &lock).is_some();
@@ -179,8 +170,7 @@ async fn end(engine: &Engine, cycle: Cycle) {
             engine.view.waits_changed().await;
         }
     };
-    match tokio::time::timeout(AGAIN, gone).await {
-        Ok(()) => engine.deadlocks.remember(engine.clock.now(), cycle),
-        Err(_) => tracing::warn!("a deadlock stands: nobody follows the wait that is to end"),
+    if tokio::time::timeout(AGAIN, gone).await.is_err() {
+        tracing::warn!("a deadlock stands: the wait that is to end is followed elsewhere");
     }
 }

@@ -14,7 +14,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     batcher::Batcher,
-    detector::Deadlocks,
     error::Error,
     requests::Limits,
     sessions::Sessions,
@@ -51,8 +50,6 @@ pub struct Engine {
     pub attached: Attached,
     /// How much there may be.
     pub limits: Limits,
-    /// Deadlocks that were ended.
-    pub deadlocks: Deadlocks,
 }
 
 /// Counts the streams that end at this replica.

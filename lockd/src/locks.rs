@@ -7,6 +7,7 @@ use std::{sync::Arc, time::Duration};
 
 use follower::Follower;
 use lockd_proto::{FencingToken, RequestId, SessionId};
+use prost::Message as _;
 use tokio::sync::oneshot;
 pub use update::Change;
 
@@ -15,12 +16,17 @@ use crate::{
     error::Error,
     keys::{self, EntryId, LockId},
     mode::Mode,
-    record::{EntryRecord, Mark},
+    record::{EntryRecord, Mark, NoteRecord},
     requests::{Acquire, Action, LossCause, Owner, Released, Reply, Requests},
     sessions::{Credential, Proven},
     store::{Delete, Guard, Note, Op, Outcome, Revision},
     view::{Described, Entry, Place},
 };
+
+/// What the owner of an entry is told that was taken out by force.
+fn forced(reason: &str) -> NoteRecord {
+    NoteRecord { text: reason.to_owned(), deadlock: None }
+}
 
 /// How long a release, cancel or forced release waits for the store.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -181,7 +187,7 @@ impl Engine {
         // Nobody is there to read a note about what has outlived its session.
         let note = found.session.as_ref().map(|session| Note {
             key: keys::note(entry.id),
-            value: reason.as_bytes().to_vec().into(),
+            value: forced(reason).encode_to_vec().into(),
             lease: session.lease,
         });
         let keys = keys::entries(&entry.locks, entry.id);

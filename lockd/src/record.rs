@@ -81,6 +81,17 @@ pub struct EntryRecord {
     pub follower: u64,
 }
 
+/// Why an entry was taken out though its session lives and has not asked for it.
+#[derive(Clone, PartialEq, Message)]
+pub struct NoteRecord {
+    /// What an operator said.
+    #[prost(string, tag = "1")]
+    pub text: String,
+    /// The deadlock of which it was the youngest wait.
+    #[prost(message, optional, tag = "2")]
+    pub deadlock: Option<v1::Deadlock>,
+}
+
 /// What a party or a share says of itself, for all to see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, prost::Enumeration)]
 #[repr(i32)]

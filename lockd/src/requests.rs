@@ -61,7 +61,7 @@ struct Open {
     ahead: Option<Ahead>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 enum Phase {
     /// The entry is on its way to the store; `leave` is why it is to be taken out at once.
     Enqueueing { leave: Option<Leave> },
@@ -375,8 +375,8 @@ impl Requests {
             SessionEvent::Misplaced(entry, kind) => {
                 self.end_wait(&entry, Leave::Misplaced(kind), view)
             }
-            SessionEvent::Deadlocked(entry, cycle) => {
-                self.end_wait(&entry, Leave::Deadlock(cycle), view)
+            SessionEvent::Deadlocked(entry, deadlock) => {
+                self.end_wait(&entry, Leave::Deadlock(deadlock), view)
             }
             SessionEvent::Broken(entry) => self.broken(entry.id.request, entry.created),
             SessionEvent::YieldRequested(entry) => self.yield_requested(&entry),

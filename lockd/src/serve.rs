@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     batcher::Batcher,
-    detector::{self, Deadlocks},
+    detector,
     engine::{Attached, Engine},
     grpc, health, reaper,
     requests::Limits,
@@ -141,7 +141,6 @@ pub(crate) fn compose(parts: Parts, store: Arc<dyn Store>, life: &Lifecycle) -> 
         end: life.end.clone(),
         attached: Attached::default(),
         limits,
-        deadlocks: Deadlocks::default(),
     };
     life.tasks.spawn("reaper", reaper::run(engine.clone()));
     life.tasks.spawn("deadlock detector", detector::run(engine.clone()));

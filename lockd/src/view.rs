@@ -13,7 +13,7 @@ mod story;
 mod waits;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     ops::Bound,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -24,6 +24,7 @@ use futures::{StreamExt, stream::BoxStream};
 use lockd_proto::{
     RequestId, SessionId,
     clock::{Clock, Instant},
+    v1,
 };
 use tokio::sync::{Notify, watch};
 
@@ -38,7 +39,7 @@ use crate::{
     keys::{EntryId, LockId},
     mode::{Kind, Mode},
     queue::{Queue, Seated},
-    record::{EntryRecord, SessionRecord},
+    record::{EntryRecord, NoteRecord, SessionRecord},
     store::{Feed, LeaseId, Revision},
 };
 
@@ -82,8 +83,10 @@ struct State {
     owned: HashMap<SessionId, BTreeMap<(RequestId, LockId), Arc<Entry>>>,
     /// The entries of each owner.
     owners: HashMap<Owner, BTreeMap<Slot, Arc<Entry>>>,
-    /// Why entries were taken out by force.
-    notes: HashMap<EntryId, String>,
+    /// Why entries were taken out that nobody of their session has asked for.
+    notes: HashMap<EntryId, NoteRecord>,
+    /// Deadlocks that were ended while this replica looked, and when.
+    deadlocks: VecDeque<(Instant, v1::Deadlock)>,
     /// What onces have left.
     results: HashMap<LockId, Bytes>,
     /// Entries whose session has died and that stay.

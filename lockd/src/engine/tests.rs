@@ -134,7 +134,7 @@ async fn the_youngest_wait_of_a_cycle_ends_and_no_other() {
     assert!(is_deadlock(&youngest), "{youngest:?}");
     tokio::time::sleep(10 * SECOND).await;
     assert!(!older.is_finished());
-    assert_eq!(replica.engine.deadlocks.of(&lock("x")).len(), 1);
+    assert_eq!(replica.engine.view.deadlocks(&lock("x")).len(), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -175,7 +175,7 @@ async fn a_holder_whose_lease_may_end_is_waited_for() {
     assert!(matches!(reply, Reply::Granted { .. }), "b has died: {reply:?}");
     let died = crossing.await.unwrap();
     assert!(matches!(died, Err(Error::SessionNotFound(_))), "{died:?}");
-    assert!(replica.engine.deadlocks.of(&lock("x")).is_empty());
+    assert!(replica.engine.view.deadlocks(&lock("x")).is_empty());
 }
 
 #[tokio::test(start_paused = true)]

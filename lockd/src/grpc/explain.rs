@@ -1,13 +1,10 @@
 //! `LockService.Explain`: what a person needs to know to act.
 
-use lockd_proto::{
-    clock::Instant,
-    v1::{self, BlockedWait},
-};
+use lockd_proto::{clock::Instant, v1};
 
 use super::{lock::with_leases, translate};
 use crate::{
-    detector::{Cycle, CycleWait},
+    detector::Cycle,
     engine::Engine,
     error::Error,
     keys::LockId,
@@ -24,9 +21,9 @@ pub(super) async fn explain(
     let revision = engine.view.revision().0;
     let (held_since, last) = engine.view.story(&lock);
     let standing = Cycle::find(&engine.view).filter(|cycle| cycle.involves(&lock));
-    let standing = standing.map(|cycle| to_deadlock(&cycle, None));
-    let ended = engine.deadlocks.of(&lock).into_iter();
-    let ended = ended.map(|(at, cycle)| to_deadlock(&cycle, Some(age(at))));
+    let standing = standing.map(|cycle| cycle.to_wire());
+    let ended = engine.view.deadlocks(&lock).into_iter();
+    let ended = ended.map(|(at, deadlock)| v1::Deadlock { ended: Some(age(at)), ..deadlock });
     let queue = engine.view.queue(&lock);
     Ok(v1::ExplainResponse {
         lock: match &queue {
@@ -52,17 +49,6 @@ fn to_handoff(handoff: Handoff) -> v1::Handoff {
     };
     let from = Some(translate::to_holder(&handoff.from));
     v1::Handoff { reason: reason.into(), from, age: None, detail }
-}
-
-fn to_deadlock(cycle: &Cycle, ended: Option<prost_types::Duration>) -> v1::Deadlock {
-    let wait = |wait: &CycleWait| BlockedWait {
-        owner: wait.entry.record.owner.clone(),
-        lock: Some(to_ref(&wait.lock)),
-        token: wait.entry.created.0,
-        blocked_by: wait.by.record.owner.clone(),
-    };
-    let cycle_waits = cycle.waits.iter().map(wait).collect();
-    v1::Deadlock { cycle: cycle_waits, victim: cycle.victim.created.0, ended }
 }
 
 pub(super) fn to_ref(lock: &LockId) -> v1::LockRef {

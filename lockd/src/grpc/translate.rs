@@ -11,6 +11,7 @@ use lockd_proto::{
 };
 
 use crate::{
+    detector::describe,
     error::Error,
     keys::LockId,
     locks::Change,
@@ -247,8 +248,8 @@ pub(super) fn to_refusal(refusal: Refusal, ahead: Option<&Ahead>) -> v1::Refusal
         Refusal::WaitExpired => v1::RefusalReason::WaitExpired,
         Refusal::Cancelled => v1::RefusalReason::Cancelled,
         Refusal::Forced => v1::RefusalReason::Forced,
-        Refusal::Deadlock(cycle) => {
-            detail = cycle.as_ref().to_owned();
+        Refusal::Deadlock(deadlock) => {
+            detail = describe(&deadlock);
             v1::RefusalReason::Deadlock
         }
         Refusal::Broken => v1::RefusalReason::Broken,

@@ -109,8 +109,9 @@ impl Requests {
             return None;
         }
         open.claim = Some(there.modified);
-        let Phase::Leaving { mark, .. } = open.phase else { return None };
-        Some(vec![Action::Submit(id, open.exit(entry, token, mark))])
+        let Phase::Leaving { mark, why, .. } = &open.phase else { return None };
+        let note = why.note(entry, self.owner.lease);
+        Some(vec![Action::Submit(id, open.exit(entry, token, *mark, note))])
     }
 }
 

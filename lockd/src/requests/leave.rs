@@ -4,7 +4,7 @@
 //! how they have left: others have to see it.
 
 use bytes::Bytes;
-use lockd_proto::RequestId;
+use lockd_proto::{RequestId, v1};
 use prost::Message as _;
 
 use super::claim::guarded;
@@ -13,7 +13,7 @@ use crate::{
     error::Error,
     keys::{self, EntryId},
     mode::{Mode, OnLoss},
-    record::{EntryRecord, Mark},
+    record::{EntryRecord, Mark, NoteRecord},
     store::{Delete, LeaseId, Note, Op, Outcome, Put, Revision, StoreError},
     view::{Place, View},
 };
@@ -49,8 +49,8 @@ impl Requests {
                 // Among entries of another kind a mark would mean nothing to anybody.
                 let misplaced = matches!(open.place(view, token), Place::Misplaced(_));
                 let mark = open.mark(&why).filter(|_| !misplaced);
-                let op =
-                    open.exit(EntryId { session: self.owner.session, request: id }, token, mark);
+                let entry = EntryId { session: self.owner.session, request: id };
+                let op = open.exit(entry, token, mark, why.note(entry, self.owner.lease));
                 open.phase = Phase::Leaving { token, why, mark, seen: false };
                 vec![Action::Submit(id, op)]
             }
@@ -121,7 +121,7 @@ impl Requests {
         };
         let entry = EntryId { session: self.owner.session, request: id };
         let (why, mark) = (Leave::Broken, Some(Mark::Gone));
-        let op = open.exit(entry, token, mark);
+        let op = open.exit(entry, token, mark, None);
         open.phase = Phase::Leaving { token, why, mark, seen: false };
         vec![Action::Tell(id, reply), Action::Submit(id, op)]
     }
@@ -201,7 +201,13 @@ impl Open {
         }
     }
 
-    pub(super) fn exit(&self, id: EntryId, token: Revision, mark: Option<Mark>) -> Op {
+    pub(super) fn exit(
+        &self,
+        id: EntryId,
+        token: Revision,
+        mark: Option<Mark>,
+        note: Option<Note>,
+    ) -> Op {
         match (mark, self.locks.first()) {
             (Some(mark), Some(lock)) => {
                 let record = EntryRecord { mark: mark.into(), ..EntryRecord::clone(&self.record) };
@@ -213,7 +219,7 @@ impl Open {
                     guard: self.guard(token),
                 })
             }
-            _ => self.dequeue(id, token, None),
+            _ => self.dequeue(id, token, note),
         }
     }
 
@@ -230,11 +236,19 @@ impl Open {
 }
 
 impl Leave {
+    /// What the others are to know of it.
+    pub(super) fn note(&self, id: EntryId, lease: LeaseId) -> Option<Note> {
+        let Self::Deadlock(deadlock) = self else { return None };
+        let deadlock = Some(v1::Deadlock::clone(deadlock));
+        let note = NoteRecord { deadlock, ..NoteRecord::default() };
+        Some(Note { key: keys::note(id), value: note.encode_to_vec().into(), lease })
+    }
+
     pub(super) fn refusal(&self, open: &Open, view: &View) -> Refusal {
         match self {
             Self::Busy => Refusal::Busy,
             Self::WaitExpired => Refusal::WaitExpired,
-            Self::Deadlock(cycle) => Refusal::Deadlock(cycle.clone()),
+            Self::Deadlock(deadlock) => Refusal::Deadlock(deadlock.clone()),
             Self::Broken => Refusal::Broken,
             Self::Done => Refusal::Done(open.result(view).unwrap_or_default()),
             Self::Cancelled | Self::Released | Self::Completed | Self::Misplaced(_) => {

@@ -1,6 +1,9 @@
 //! What a client is told of its requests.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
+use lockd_proto::v1;
 
 use crate::{
     error::Error,
@@ -63,7 +66,7 @@ pub enum Refusal {
     /// An operator took it out.
     Forced,
     /// It was the youngest wait of this deadlock.
-    Deadlock(std::sync::Arc<str>),
+    Deadlock(Arc<v1::Deadlock>),
     /// The barrier was broken.
     Broken,
     /// It has been done before, with this result.
@@ -89,7 +92,7 @@ pub enum Released {
 }
 
 /// Why an entry leaves its queue.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) enum Leave {
     Busy,
     Cancelled,
@@ -101,7 +104,7 @@ pub(super) enum Leave {
     Done,
     /// The queue is of another kind.
     Misplaced(Kind),
-    Deadlock(std::sync::Arc<str>),
+    Deadlock(Arc<v1::Deadlock>),
     /// The client has been told; this is for the others to see.
     Broken,
 }

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use lockd_proto::{LockName, SessionId, clock::Instant};
+use lockd_proto::{LockName, SessionId, clock::Instant, v1};
 use prost::Message as _;
 
 use super::{
@@ -17,7 +17,7 @@ use crate::{
     barrier::Stage,
     keys::{self, EntryId, LockId, Named},
     mode::Kind,
-    record::{EntryRecord, SessionRecord},
+    record::{EntryRecord, NoteRecord, SessionRecord},
     store::{Change, Key, Record, Revision},
 };
 
@@ -29,6 +29,7 @@ struct Step {
     asked_to_yield: Vec<Arc<Entry>>,
     removed: Vec<Left>,
     ended: HashMap<SessionId, Ended>,
+    deadlocks: Vec<v1::Deadlock>,
     news: News,
 }
 
@@ -75,6 +76,8 @@ impl State {
             }
         }
         self.revision = self.revision.max(revision);
+        let ended = std::mem::take(&mut step.deadlocks);
+        self.remember(ended, now);
         self.tell(step, now)
     }
 
@@ -83,7 +86,9 @@ impl State {
             Some(Named::Session(id)) => self.put_session(id, &record),
             Some(Named::Entry(lock, id)) => self.put_entry(lock, id, &record, step),
             Some(Named::Note(id)) => {
-                let note = String::from_utf8_lossy(&record.value).into_owned();
+                // One that can't be read is a forced release without a reason.
+                let note = NoteRecord::decode(record.value).unwrap_or_default();
+                step.deadlocks.extend(note.deadlock.clone());
                 self.notes.insert(id, note);
             }
             Some(Named::Result(lock)) => drop(self.results.insert(lock, record.value)),
@@ -265,7 +270,9 @@ impl State {
 
     fn cause(&self, id: EntryId) -> Removal {
         match self.notes.get(&id) {
-            Some(reason) => Removal::Forced { reason: reason.clone() },
+            Some(NoteRecord { text, deadlock: None }) => Removal::Forced { reason: text.clone() },
+            // Its session's own replica has ended the wait.
+            Some(NoteRecord { deadlock: Some(_), .. }) => Removal::BySession,
             None => Removal::BySession,
         }
     }

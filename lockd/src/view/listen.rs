@@ -8,7 +8,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError, Weak},
 };
 
-use lockd_proto::{RequestId, SessionId};
+use lockd_proto::{RequestId, SessionId, v1};
 use tokio::sync::{Notify, mpsc};
 
 use super::{Entry, View};
@@ -26,7 +26,7 @@ pub enum SessionEvent {
     /// The barrier that an entry is a party to is broken. May be told more than once.
     Broken(Arc<Entry>),
     /// An entry is the youngest wait of a deadlock, whose cycle this tells.
-    Deadlocked(Arc<Entry>, Arc<str>),
+    Deadlocked(Arc<Entry>, Arc<v1::Deadlock>),
     /// Somebody wants what an entry holds, and says why.
     YieldRequested(Arc<Entry>),
     /// The session's record was written: it was attached to a stream, at this revision.
@@ -170,8 +170,8 @@ impl View {
     }
 
     /// Tells whoever follows an entry here that it is the youngest wait of a deadlock.
-    pub fn tell_deadlocked(&self, entry: &Arc<Entry>, cycle: Arc<str>) {
-        let told = SessionEvent::Deadlocked(entry.clone(), cycle);
+    pub fn tell_deadlocked(&self, entry: &Arc<Entry>, deadlock: Arc<v1::Deadlock>) {
+        let told = SessionEvent::Deadlocked(entry.clone(), deadlock);
         self.lock().listeners.tell(entry.id.session, told);
     }
 

@@ -3,9 +3,9 @@
 
 use std::sync::Arc;
 
-use lockd_proto::clock::Instant;
+use lockd_proto::{clock::Instant, v1};
 
-use super::{Described, Entry, Removal, View};
+use super::{Described, Entry, Removal, State, View};
 use crate::keys::LockId;
 
 /// What is known of a lock's past.
@@ -73,6 +73,34 @@ impl View {
         let story = self.lock().locks.get(lock).map(|lock| lock.story.clone());
         let Story { held_since, last } = story.unwrap_or_default();
         (held_since, last)
+    }
+}
+
+/// Deadlocks that are remembered.
+const REMEMBERED: usize = 64;
+
+impl State {
+    /// Remembers deadlocks that were ended just now.
+    pub(super) fn remember(&mut self, ended: Vec<v1::Deadlock>, now: Option<Instant>) {
+        for (deadlock, at) in ended.into_iter().zip(now.into_iter().cycle()) {
+            if self.deadlocks.len() == REMEMBERED {
+                self.deadlocks.pop_front();
+            }
+            self.deadlocks.push_back((at, deadlock));
+        }
+    }
+}
+
+impl View {
+    /// The deadlocks that were ended while this replica looked and that a lock was part of,
+    /// the latest first.
+    #[must_use]
+    pub fn deadlocks(&self, lock: &LockId) -> Vec<(Instant, v1::Deadlock)> {
+        let is_lock = |at: &v1::LockRef| at.namespace == lock.namespace() && at.name == lock.name();
+        let involved = |(_, deadlock): &&(Instant, v1::Deadlock)| {
+            deadlock.cycle.iter().any(|wait| wait.lock.as_ref().is_some_and(is_lock))
+        };
+        self.lock().deadlocks.iter().rev().filter(involved).cloned().collect()
     }
 }
 

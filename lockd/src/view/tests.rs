@@ -4,6 +4,7 @@
 use bytes::Bytes;
 use lockd_proto::{LockName, Namespace};
 use proptest::prelude::*;
+use prost::Message as _;
 
 use super::*;
 use crate::{
@@ -91,7 +92,8 @@ fn a_forced_release_comes_with_its_reason() {
     let view = view();
     let mut events = view.subscribe(session(1), 8);
     changes(&view, 1, vec![put_entry(1, 0, entry_id(1, 1))]);
-    let note = Change::Put(record(keys::note(entry_id(1, 1)), 2, b"stuck since monday"));
+    let note = NoteRecord { text: "stuck since monday".to_owned(), deadlock: None };
+    let note = Change::Put(record(keys::note(entry_id(1, 1)), 2, &note.encode_to_vec()));
     let gone = Change::Deleted(keys::entry(&lock(0), entry_id(1, 1)));
     changes(&view, 2, vec![gone, note]);
     assert_eq!(granted(events.try_recv()), Some(Revision(1)));
