@@ -113,6 +113,10 @@ impl Engine {
         if entry.created != Revision(token.get()) {
             return Err(Error::TokenMismatch { lock: lock.clone(), token });
         }
+        // Another call waits by this entry, and is to be left alone.
+        if let Place::Waiting(_) | Place::NotSeen = self.view.place(lock, entry.created) {
+            return Err(Error::StillWaiting);
+        }
         let start = |requests: &mut Requests| {
             let mut actions = requests.adopt(&entry, &self.view);
             actions.extend(requests.release(request, &self.view));

@@ -1,7 +1,7 @@
 //! A replica in memory, on a clock that stands still while anything is to be done: what takes
 //! time takes none here, and to the millisecond.
 
-use lockd_proto::{LockName, Namespace, RequestId, clock::Clock, v1::ClientInfo};
+use lockd_proto::{FencingToken, LockName, Namespace, RequestId, clock::Clock, v1::ClientInfo};
 use tokio::task::JoinHandle;
 
 use super::*;
@@ -306,4 +306,23 @@ async fn a_call_that_was_taken_over_may_end_as_it_likes() {
     // It gives up too: now the entry goes.
     retry.abort();
     replica.queued("x", 1).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_release_of_what_waits_is_refused_and_leaves_the_waiter_alone() {
+    let replica = Replica::new().await;
+    let (holder, by) = (replica.session(LONG).await, replica.session(LONG).await);
+    replica.holds(&holder, &ask("x", "")).await;
+    let request = RequestId::random();
+    let waiting = replica.acquire_as(&by, &ask("x", ""), request);
+    replica.queued("x", 2).await;
+    let queue = replica.engine.view.queue(&lock("x")).unwrap();
+    let token = FencingToken::new(queue.entries[1].entry.created.0).unwrap();
+    let refused = replica.engine.release(&by, &lock("x"), request, token).await;
+    assert!(matches!(refused, Err(Error::StillWaiting)), "{refused:?}");
+    let holder = replica.engine.sessions.prove(&holder).await.unwrap();
+    replica.engine.sessions.close(&holder).await.unwrap();
+    assert!(matches!(waiting.await.unwrap(), Ok(Reply::Granted { .. })));
+    tokio::time::sleep(SECOND).await;
+    assert_eq!(replica.engine.view.len(&lock("x")), 1, "what was granted stays");
 }

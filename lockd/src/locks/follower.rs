@@ -69,7 +69,7 @@ impl Follower {
         // The store's word is waited for that long, a turn in a queue as long as was asked for.
         let mut deadline = std::pin::pin!(sleep(max_wait.filter(|wait| !wait.is_zero())));
         let mut first_write = std::pin::pin!(tokio::time::sleep(WRITE_TIMEOUT));
-        let (mut written, mut expired) = (false, false);
+        let (mut written, mut expired, mut deaf) = (false, false, false);
         let mut next = self.act(start);
         while next == Next::GoOn {
             let waiting = self.caller.is_some() && self.instead.is_none();
@@ -80,7 +80,10 @@ impl Follower {
                     let actions = self.requests.written(self.id, outcome, &self.engine.view);
                     self.act(actions)
                 }
-                event = self.events.recv() => self.event(event),
+                event = self.events.recv(), if !deaf => {
+                    deaf = event.is_none();
+                    self.event(event)
+                }
                 () = closed(&mut self.caller) => {
                     self.caller = None;
                     let actions = self.requests.cancel(self.id, &self.engine.view);
