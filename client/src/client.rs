@@ -21,6 +21,7 @@ use crate::{
     error::{Call, Error, ErrorKind, Fault},
     lock::LockBuilder,
     once::Once,
+    propagation::Propagation,
     semaphore::Semaphore,
     session::{Command, SessionHandle, Shared},
     tasks::Tasks,
@@ -336,6 +337,9 @@ impl ClientBuilder {
     /// A client that has not connected yet.
     pub(crate) fn build(self) -> Result<Client, Fault> {
         let namespace = Namespace::parse_or_default(&self.namespace)
+            .map_err(|error| Fault::new(ErrorKind::Configuration, error.to_string()))?;
+        // Contexts would go on with the default, and only the log would tell.
+        Propagation::from_env()
             .map_err(|error| Fault::new(ErrorKind::Configuration, error.to_string()))?;
         let endpoints = Endpoints::parse(&self.addresses, self.connect_timeout, self.dial)?;
         let shared = Shared {

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     guard::Guard,
     held::{Held, LossReason},
+    propagation::Propagation,
 };
 
 /// How long a call may take, and what ends it early. Cheap to clone.
@@ -44,6 +45,8 @@ struct Node {
     token: CancellationToken,
     deadline: Option<Instant>,
     trace_id: Option<Arc<str>>,
+    request_id: Option<Arc<str>>,
+    propagation: Propagation,
     value: Option<Value>,
     cause: OnceLock<Cause>,
     lock: Option<Arc<Held>>,
@@ -117,6 +120,8 @@ impl Context {
             token: CancellationToken::new(),
             deadline: None,
             trace_id: None,
+            request_id: None,
+            propagation: Propagation::of_process(),
             value: None,
             cause: OnceLock::new(),
             lock: None,
@@ -131,6 +136,8 @@ impl Context {
             token: self.node.token.child_token(),
             deadline: self.node.deadline,
             trace_id: self.node.trace_id.clone(),
+            request_id: self.node.request_id.clone(),
+            propagation: self.node.propagation,
             value: None,
             cause: OnceLock::new(),
             lock: None,
@@ -140,14 +147,19 @@ impl Context {
 
     /// The values and the trace of this context without its ends.
     fn detached(&self) -> Self {
-        let background = Self::background_on(self.node.clock.clone());
+        let background = Node {
+            trace_id: self.node.trace_id.clone(),
+            request_id: self.node.request_id.clone(),
+            ..Self::background_on(self.node.clock.clone()).child()
+        };
+        let background = Self { node: Arc::new(background) };
+        let background = background.with_propagation(self.node.propagation);
         let values: Vec<_> = self.ancestry().filter_map(|node| node.value.clone()).collect();
         // The outermost first, so that what hides another one still does.
-        let child = |parent: Self, value: Option<Value>| {
-            let node = Node { trace_id: self.node.trace_id.clone(), value, ..parent.child() };
+        values.into_iter().rev().fold(background, |parent, value| {
+            let node = Node { value: Some(value), ..parent.child() };
             Self { node: Arc::new(node) }
-        };
-        values.into_iter().rev().fold(child(background, None), |ctx, value| child(ctx, Some(value)))
+        })
     }
 
     /// A child that ends after this time, or with its parent if that is earlier.
@@ -180,17 +192,35 @@ impl Context {
         Self { node: Arc::new(node) }
     }
 
-    /// A child that carries data of a request, such as its id or its user, to be found by its
+    /// A child that belongs to a request, whose id the HTTP layer reads and sends as
+    /// `x-request-id`.
+    #[must_use]
+    pub fn with_request_id(&self, request_id: impl AsRef<str>) -> Self {
+        let mut node = self.child();
+        node.request_id = Some(request_id.as_ref().into());
+        Self { node: Arc::new(node) }
+    }
+
+    /// A child whose end reaches beyond this process, or does not, whatever the process has
+    /// been told.
+    #[must_use]
+    pub fn with_propagation(&self, propagation: Propagation) -> Self {
+        let mut node = self.child();
+        node.propagation = propagation;
+        Self { node: Arc::new(node) }
+    }
+
+    /// A child that carries data of a request, such as its user, to be found by its
     /// type. It hides data of the same type above it.
     ///
     /// ```
     /// use lockd_client::Context;
     ///
     /// #[derive(Debug, PartialEq)]
-    /// struct RequestId(u64);
+    /// struct UserId(u64);
     ///
-    /// let ctx = Context::background().with_value(RequestId(7));
-    /// assert_eq!(ctx.with_cancel().0.value::<RequestId>(), Some(&RequestId(7)));
+    /// let ctx = Context::background().with_value(UserId(7));
+    /// assert_eq!(ctx.with_cancel().0.value::<UserId>(), Some(&UserId(7)));
     /// ```
     #[must_use]
     pub fn with_value<T: Any + Send + Sync>(&self, value: T) -> Self {
@@ -242,6 +272,24 @@ impl Context {
     #[must_use]
     pub fn trace_id(&self) -> Option<&str> {
         self.node.trace_id.as_deref()
+    }
+
+    /// The request id, if one was given to it or to a context above it.
+    #[must_use]
+    pub fn request_id(&self) -> Option<&str> {
+        self.node.request_id.as_deref()
+    }
+
+    /// Whether its end reaches beyond this process.
+    #[must_use]
+    pub fn propagation(&self) -> Propagation {
+        self.node.propagation
+    }
+
+    /// The clock of its deadlines.
+    #[must_use]
+    pub fn clock(&self) -> &Clock {
+        &self.node.clock
     }
 
     /// Why this context has ended; `None` while it has not.

@@ -2,10 +2,14 @@
 //! again can help.
 
 mod fault;
+mod timed;
 
 use std::{fmt, time::Duration};
 
 pub(crate) use fault::{Fault, is_answer};
+use lockd_proto::FencingToken;
+#[allow(unused_imports, reason = "each layer is a feature of its own")]
+pub(crate) use timed::Timed;
 
 use crate::{held::LossReason, queue::Place};
 
@@ -38,6 +42,11 @@ pub enum ErrorKind {
     Broken,
     /// The lock or the lease was lost.
     Lost,
+    /// The resource has seen a later fencing token: the lock has gone to somebody else.
+    /// [`Error::fenced`] has both.
+    Fenced,
+    /// The work, or what it was done at, failed: [`source`](std::error::Error::source) says why.
+    Failed,
     /// A limit was reached: space in the store, or open requests.
     ResourceExhausted,
     /// Nobody said whether the call was applied.
@@ -65,6 +74,8 @@ impl ErrorKind {
             Self::Deadlock => "deadlock",
             Self::Broken => "broken",
             Self::Lost => "lost",
+            Self::Fenced => "fenced",
+            Self::Failed => "failed",
             Self::ResourceExhausted => "resource exhausted",
             Self::Unknown => "outcome unknown",
             Self::Protocol => "protocol error",
@@ -88,6 +99,15 @@ struct Inner {
     fault: Fault,
     place: Option<Place>,
     spent: Option<Spent>,
+}
+
+/// What a resource that refused a write has seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Fenced {
+    /// The token of the guard.
+    pub ours: FencingToken,
+    /// The later one that the resource has stored.
+    pub stored: FencingToken,
 }
 
 /// What was attempted.
@@ -161,6 +181,8 @@ impl Error {
             | ErrorKind::PermissionDenied
             | ErrorKind::NotFound
             | ErrorKind::Conflict
+            | ErrorKind::Fenced
+            | ErrorKind::Failed
             | ErrorKind::Protocol
             | ErrorKind::Internal
             | ErrorKind::Configuration => false,
@@ -185,8 +207,14 @@ impl Error {
         self.0.fault.loss.as_ref()
     }
 
+    /// Which tokens met, if a resource refused ours for a later one.
+    #[must_use]
+    pub fn fenced(&self) -> Option<Fenced> {
+        self.0.fault.fenced
+    }
+
     /// Whether the call may have taken effect all the same. An acquire that failed never
-    /// leaves anything behind, so this concerns releases and forced releases.
+    /// leaves anything behind, so this concerns releases, forced releases, commits and commands.
     #[must_use]
     pub fn may_have_applied(&self) -> bool {
         self.0.fault.may_have_applied

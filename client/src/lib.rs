@@ -47,6 +47,7 @@ mod lease;
 mod lock;
 mod observe;
 mod once;
+pub mod propagation;
 mod queue;
 mod semaphore;
 mod session;
@@ -59,7 +60,7 @@ pub use client::{Client, ClientBuilder};
 pub use context::{CancelHandle, Cause, Context};
 pub use detached::DetachedLock;
 pub use election::{Election, Leader, Leadership, Observation, Observed};
-pub use error::{Error, ErrorKind};
+pub use error::{Error, ErrorKind, Fenced};
 pub use explain::{BlockedWait, Deadlock, Explanation, Handoff, HandoffReason};
 pub use group::{Group, GroupError};
 pub use guard::{Guard, Released};
@@ -71,6 +72,7 @@ pub use lockd_proto::{
     clock::{Clock, Instant},
 };
 pub use once::{Once, OnceError, OnceRun, Turn};
+pub use propagation::Propagation;
 pub use queue::{EntryInfo, LockInfo, Mode};
 pub use semaphore::Semaphore;
 pub use wait_group::{Share, WaitGroup};

@@ -10,7 +10,7 @@ use lockd_proto::{
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
-use super::ErrorKind;
+use super::{ErrorKind, Fenced};
 use crate::{context::Cause, held::LossReason};
 
 type Source = Arc<dyn std::error::Error + Send + Sync>;
@@ -24,6 +24,7 @@ pub(crate) struct Fault {
     pub(crate) retry_after: Option<Duration>,
     pub(crate) may_have_applied: bool,
     pub(crate) loss: Option<LossReason>,
+    pub(crate) fenced: Option<Fenced>,
     pub(crate) source: Option<Source>,
 }
 
@@ -36,6 +37,7 @@ impl Fault {
             retry_after: None,
             may_have_applied: false,
             loss: None,
+            fenced: None,
             source: None,
         }
     }
@@ -58,6 +60,25 @@ impl Fault {
 
     pub(crate) fn lost(reason: LossReason) -> Self {
         Self { loss: Some(reason.clone()), ..Self::new(ErrorKind::Lost, reason.to_string()) }
+    }
+
+    /// A resource has seen a later token.
+    #[allow(dead_code, reason = "each resource is a feature of its own")]
+    pub(crate) fn fenced(fenced: Fenced) -> Self {
+        let Fenced { ours, stored } = fenced;
+        let message = format!(
+            "our token {ours} is older than {stored}, which the resource has seen: \
+             somebody else has been granted the lock"
+        );
+        Self { fenced: Some(fenced), ..Self::new(ErrorKind::Fenced, message) }
+    }
+
+    /// The work failed, or the resource. Names the last cause in the chain.
+    #[allow(dead_code, reason = "each resource is a feature of its own")]
+    pub(crate) fn failed(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        let source: Source = Arc::from(source.into());
+        let message = root_cause(source.as_ref());
+        Self { source: Some(source), ..Self::new(ErrorKind::Failed, message) }
     }
 
     /// The context ended before the call did.

@@ -138,7 +138,11 @@ fn exit_for(kind: ErrorKind) -> Exit {
         ErrorKind::Broken => Exit::Lost,
         // The lease ran out while the lock was waited for: no command has run.
         ErrorKind::Lost => Exit::Unavailable,
-        ErrorKind::NotFound | ErrorKind::Conflict | ErrorKind::Cancelled => Exit::Code(1),
+        ErrorKind::NotFound
+        | ErrorKind::Conflict
+        | ErrorKind::Cancelled
+        | ErrorKind::Fenced
+        | ErrorKind::Failed => Exit::Code(1),
         _ => Exit::Internal,
     }
 }
