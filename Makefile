@@ -48,7 +48,9 @@ setup: ## install what the build needs beyond a Rust toolchain
 
 .PHONY: test-images
 test-images: ## get or build the images that the tests need
-	@image=$$(deploy/test-images/etcd.sh) && echo "etcd: $$image"
+	@for name in etcd postgres redis; do \
+		image=$$(deploy/test-images/image.sh $$name) && echo "$$name: $$image" || exit 1; \
+	done
 
 .PHONY: clean
 clean: ## remove what was built, and the tools that setup fetched

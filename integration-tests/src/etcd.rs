@@ -1,7 +1,5 @@
 //! One real etcd in a container: the one that all tests of a process share, or one of a test's own.
 
-use std::process::Command;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -13,6 +11,7 @@ use tokio::sync::OnceCell;
 
 use crate::docker::{RUN_LABEL, run_name};
 use crate::eventually;
+use crate::image::Image;
 
 /// Where etcd keeps its data in the container.
 pub(crate) const DATA_DIR: &str = "/etcd-data";
@@ -143,9 +142,9 @@ pub(crate) fn etcd_request(
     flags: impl IntoIterator<Item = String>,
     data: &Mount,
 ) -> ContainerRequest<GenericImage> {
-    let (name, tag) = image().rsplit_once(':').unwrap_or((image(), "latest"));
     let command = ["/usr/local/bin/etcd".to_owned()].into_iter().chain(flags);
-    GenericImage::new(name, tag)
+    Image::Etcd
+        .generic()
         .with_exposed_port(ContainerPort::Tcp(2379))
         .with_cmd(command)
         .with_label(RUN_LABEL, run_name())
@@ -173,16 +172,4 @@ pub(crate) async fn client(endpoint: &str) -> Client {
     let patience = Duration::from_secs(5);
     let options = ConnectOptions::new().with_connect_timeout(patience).with_timeout(patience);
     Client::connect([endpoint], Some(options)).await.expect("an endpoint is a URL")
-}
-
-/// The image to run, which `deploy/test-images/etcd.sh` finds or builds.
-fn image() -> &'static str {
-    static IMAGE: OnceLock<String> = OnceLock::new();
-    IMAGE.get_or_init(|| {
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/test-images/etcd.sh");
-        let output = Command::new(script).output().expect("deploy/test-images/etcd.sh runs");
-        let complaint = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "there is no etcd image for the tests: {complaint}");
-        String::from_utf8_lossy(&output.stdout).trim().to_owned()
-    })
 }

@@ -12,13 +12,16 @@
 
 pub mod cluster;
 pub mod daemon;
+pub mod database;
 mod docker;
 pub mod etcd;
 pub mod eventually;
+mod image;
 pub mod proxy;
 
 pub use cluster::EtcdCluster;
 pub use daemon::{Daemon, StoreKind};
+pub use database::{Postgres, Redis, unique_name};
 pub use etcd::{Etcd, unique_prefix};
 pub use eventually::eventually;
 pub use proxy::{Mode, Proxy};

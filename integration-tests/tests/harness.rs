@@ -8,7 +8,9 @@
 
 use std::time::Duration;
 
-use integration_tests::{Etcd, EtcdCluster, Mode, Proxy, eventually, unique_prefix};
+use integration_tests::{
+    Etcd, EtcdCluster, Mode, Postgres, Proxy, Redis, eventually, unique_prefix,
+};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, timeout};
@@ -153,4 +155,15 @@ async fn a_member_cut_off_from_its_peers_still_hears_clients() {
 
     cluster.rejoin(leader).await;
     eventually("the member writes", SOON, async || put(&cluster, leader).await).await;
+}
+
+#[tokio::test]
+async fn the_shared_databases_answer() {
+    let postgres = Postgres::shared().await;
+    assert_eq!(postgres.sql("SELECT 40 + 2").await, "42");
+    let mut redis = TcpStream::connect(Redis::shared().await.address()).await.unwrap();
+    redis.write_all(b"PING\r\n").await.unwrap();
+    let mut answer = [0; 7];
+    timeout(SOON, redis.read_exact(&mut answer)).await.expect("in time").unwrap();
+    assert_eq!(&answer, b"+PONG\r\n");
 }

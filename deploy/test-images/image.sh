@@ -1,15 +1,26 @@
 #!/usr/bin/env bash
-# Prints the name of an etcd image that this machine has, and gets one first if it has none: the image
-# that LOCKD_TEST_ETCD_IMAGE names, else the official one, else one built here from Debian packages.
+# Prints the name of an image for the tests that this machine has, and gets one first if it has none: the
+# one that LOCKD_TEST_<NAME>_IMAGE names, else the official one, else one built here from Debian packages.
 #
-#   LOCKD_TEST_ETCD_IMAGE    the image to use (default gcr.io/etcd-development/etcd:v3.5.30)
+#   image.sh etcd | postgres | redis
+#
+#   LOCKD_TEST_<NAME>_IMAGE  the image to use, such as LOCKD_TEST_ETCD_IMAGE
 #   LOCKD_TEST_PULL_SECONDS  how long the registry may take to answer (default 10)
 #   LOCKD_DEBIAN_MIRROR      where packages come from (default http://deb.debian.org/debian)
 set -euo pipefail
 
-version=3.5.30
-wanted=${LOCKD_TEST_ETCD_IMAGE:-gcr.io/etcd-development/etcd:v$version}
-built=lockd-test-etcd:$version
+usage() { echo "usage: image.sh etcd|postgres|redis" >&2; exit 64; }
+
+case ${1:-} in
+etcd) version=3.5.30 official=gcr.io/etcd-development/etcd:v$version ;;
+postgres) version=15 official=postgres:$version ;;
+redis) version=7 official=redis:$version ;;
+*) usage ;;
+esac
+name=$1
+override=LOCKD_TEST_${name^^}_IMAGE
+wanted=${!override:-$official}
+built=lockd-test-$name:$version
 base=lockd-test-base:bookworm
 here=$(cd "$(dirname "$0")" && pwd)
 
@@ -26,10 +37,10 @@ build() {
     "$here/base.sh" "$base" &&
         docker build -q --network host -t "$built" \
             --build-arg BASE="$base" \
-            --build-arg ETCD_VERSION="$version" \
+            --build-arg VERSION="$version" \
             --build-arg MIRROR="${LOCKD_DEBIAN_MIRROR:-http://deb.debian.org/debian}" \
             --build-arg http_proxy --build-arg https_proxy --build-arg no_proxy \
-            "$here/etcd"
+            "$here/$name"
 }
 
 if ! docker info >/dev/null 2>&1; then
@@ -39,7 +50,7 @@ fi
 
 if has "$wanted"; then
     echo "$wanted"
-elif has "$built" && [ -z "${LOCKD_TEST_ETCD_IMAGE:-}" ]; then
+elif has "$built" && [ -z "${!override:-}" ]; then
     echo "$built"
 elif pulls "$wanted"; then
     echo "$wanted"
