@@ -274,6 +274,12 @@ impl Guard {
         Arc::clone(self.held())
     }
 
+    /// What it is made of.
+    #[cfg(any(feature = "postgres", feature = "sqlx", feature = "redis"))]
+    pub(crate) fn parts(&self) -> &Parts {
+        &self.parts
+    }
+
     fn held(&self) -> &Arc<Held> {
         &self.parts.granted.held
     }

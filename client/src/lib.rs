@@ -37,6 +37,8 @@ mod election;
 mod endpoints;
 mod error;
 mod explain;
+#[cfg(any(feature = "postgres", feature = "sqlx", feature = "redis"))]
+mod fencing;
 mod group;
 #[cfg(feature = "grpc")]
 pub mod grpc;
@@ -47,6 +49,8 @@ mod lease;
 mod lock;
 mod observe;
 mod once;
+#[cfg(any(feature = "postgres", feature = "sqlx"))]
+pub mod postgres;
 pub mod propagation;
 mod queue;
 mod semaphore;

@@ -11,6 +11,7 @@ use tokio::sync::OnceCell;
 
 use crate::docker::{RUN_LABEL, docker, run_name};
 use crate::etcd::START;
+use crate::eventually;
 use crate::image::Image;
 
 const PASSWORD: &str = "only-for-tests";
@@ -55,7 +56,9 @@ impl Postgres {
             .await
             .expect("a Postgres container starts");
         let address = address_of(&container, 5432).await;
-        Self { container, address }
+        let postgres = Self { container, address };
+        eventually("Postgres answers", START, async || postgres.try_sql("SELECT 1").await).await;
+        postgres
     }
 
     /// Host and port, for a proxy in front of it.
@@ -94,10 +97,13 @@ impl Postgres {
     /// # Panics
     /// When it fails.
     pub async fn sql(&self, sql: &str) -> String {
+        self.try_sql(sql).await.expect("the SQL succeeds")
+    }
+
+    async fn try_sql(&self, sql: &str) -> Result<String, String> {
         let url = format!("postgres://postgres:{PASSWORD}@127.0.0.1/postgres");
-        let psql =
-            ["exec", self.container.id(), "psql", "-qAtv", "ON_ERROR_STOP=1", "-c", sql, &url];
-        docker(&psql).await.expect("the SQL succeeds")
+        let id = self.container.id();
+        docker(&["exec", id, "psql", "-qAtv", "ON_ERROR_STOP=1", "-c", sql, &url]).await
     }
 }
 

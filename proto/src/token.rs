@@ -1,5 +1,10 @@
 //! Fencing tokens.
 
+#[cfg(feature = "postgres")]
+mod postgres;
+#[cfg(feature = "sqlx")]
+mod sqlx;
+
 use std::{fmt, num::NonZeroU64, str::FromStr};
 
 /// Proof of the order of grants: a later grant of a lock has a greater token. Send it with

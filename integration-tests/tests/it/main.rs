@@ -17,6 +17,7 @@ mod fencing;
 mod handoff;
 mod introspection;
 mod loss;
+mod postgres;
 mod primitives;
 mod python;
 mod resume;
