@@ -9,6 +9,7 @@ mod dev;
 mod elect;
 mod exit;
 mod explain;
+mod fence;
 mod force_release;
 mod get;
 mod leader;
@@ -83,6 +84,8 @@ enum Command {
     Yield(yields::Args),
     /// Take a lock away from its holder
     ForceRelease(force_release::Args),
+    /// Make the table by which a database refuses late writers
+    Fence(fence::Args),
     /// Show how a daemon is doing
     Status(status::Args),
     /// Run the daemon
@@ -151,6 +154,7 @@ fn run(command: Command, globals: &Globals) -> Result<Exit, Failure> {
             Command::Get(args) => get::run(args, globals).await,
             Command::Watch(args) => watch::run(args, globals).await,
             Command::ForceRelease(args) => force_release::run(args, globals).await,
+            Command::Fence(args) => fence::run(args).await,
             Command::Status(args) => status::run(args, globals).await,
             Command::Serve(args) => serve::run(&args).await,
             Command::Dev(args) => dev::run(&args).await,

@@ -2,6 +2,7 @@
 
 mod child;
 mod exit_codes;
+mod fence;
 mod formats;
 mod loss;
 mod parallel;
