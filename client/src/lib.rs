@@ -53,6 +53,8 @@ mod once;
 pub mod postgres;
 pub mod propagation;
 mod queue;
+#[cfg(feature = "redis")]
+pub mod redis;
 mod semaphore;
 mod session;
 mod tasks;

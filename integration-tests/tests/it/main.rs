@@ -20,6 +20,7 @@ mod loss;
 mod postgres;
 mod primitives;
 mod python;
+mod redis;
 mod resume;
 mod store;
 mod store_outage;

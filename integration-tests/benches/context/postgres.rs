@@ -1,0 +1,234 @@
+//! How soon a query ends at the server, how late a deadline is, and what a fence costs.
+
+use std::time::Duration;
+
+use futures::future::join_all;
+use integration_tests::{Daemon, Mode, Postgres, Proxy, StoreKind, unique_name};
+use lockd_client::{Client, Context, Guard, Propagation, postgres::FENCE_TABLE};
+use tokio::time::{Instant, timeout};
+
+use crate::table::{Row, Times, milliseconds};
+
+const CANCELS: usize = 500;
+const DEADLINES: u64 = 200;
+/// How long is waited for a query that nothing ends, before it is said to go on.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// Round trips are counted on a link that is slow enough for them to stand out.
+const LINK: Duration = Duration::from_millis(5);
+
+/// What has a query ended, on either driver.
+#[derive(Clone)]
+enum Pool {
+    Deadpool(deadpool_postgres::Pool),
+    Sqlx(sqlx::PgPool),
+}
+
+impl Pool {
+    fn deadpool(url: &str, size: usize) -> deadpool_postgres::Pool {
+        let manager = deadpool_postgres::Manager::new(url.parse().unwrap(), tokio_postgres::NoTls);
+        deadpool_postgres::Pool::builder(manager).max_size(size).build().unwrap()
+    }
+
+    fn sqlx(url: &str, size: u32) -> sqlx::PgPool {
+        sqlx::postgres::PgPoolOptions::new().max_connections(size).connect_lazy(url).unwrap()
+    }
+
+    async fn sleep(&self, ctx: &Context, seconds: f64) -> Result<(), lockd_client::Error> {
+        let sql = format!("SELECT pg_sleep({seconds})");
+        match self {
+            Self::Deadpool(pool) => ctx.postgres(pool).execute(&sql, &[]).await.map(drop),
+            Self::Sqlx(pool) => {
+                let query = sqlx::query(sqlx::AssertSqlSafe(sql));
+                ctx.postgres(pool).execute(query).await.map(drop)
+            }
+        }
+    }
+}
+
+pub(crate) async fn rows() -> Vec<Row> {
+    let url = Postgres::shared().await.url();
+    let name = unique_name("bench");
+    let url = format!("{url}?application_name={name}");
+    let pools = [
+        ("deadpool", Pool::Deadpool(Pool::deadpool(&url, 2))),
+        ("sqlx", Pool::Sqlx(Pool::sqlx(&url, 2))),
+    ];
+    let mut rows = Vec::new();
+    for (driver, pool) in &pools {
+        rows.push(cancel(driver, pool, &name).await);
+    }
+    for (driver, pool) in pools {
+        rows.push(overshoot(driver, &pool).await);
+    }
+    rows.extend(fence_cost().await);
+    rows
+}
+
+/// Sees what a backend is at, on a connection of its own.
+struct Watcher {
+    client: tokio_postgres::Client,
+    name: String,
+}
+
+impl Watcher {
+    async fn connect(name: &str) -> Self {
+        let url = Postgres::shared().await.url();
+        let (client, connection) =
+            tokio_postgres::connect(&url, tokio_postgres::NoTls).await.unwrap();
+        tokio::spawn(connection);
+        Self { client, name: name.to_owned() }
+    }
+
+    async fn sleepers(&self) -> i64 {
+        let sql = "SELECT count(*) FROM pg_stat_activity WHERE application_name = $1 \
+                   AND state <> 'idle' AND query LIKE '%pg_sleep%'";
+        self.client.query_one(sql, &[&self.name]).await.unwrap().get(0)
+    }
+
+    /// Looks until so many sleep.
+    async fn until(&self, sleepers: i64) {
+        while self.sleepers().await != sleepers {}
+    }
+}
+
+/// From `cancel()` until the backend is idle.
+async fn cancel(driver: &str, pool: &Pool, name: &str) -> Row {
+    let watcher = Watcher::connect(name).await;
+    let mut times = Vec::new();
+    for _ in 0..CANCELS {
+        let (ctx, cancel) = Context::background().with_cancel();
+        let query = tokio::spawn({
+            let pool = pool.clone();
+            async move { pool.sleep(&ctx, 60.0).await }
+        });
+        watcher.until(1).await;
+        let start = Instant::now();
+        cancel.cancel();
+        watcher.until(0).await;
+        times.push(start.elapsed());
+        query.await.unwrap().unwrap_err();
+    }
+    let (ctx, cancel) = Context::background().with_propagation(Propagation::Off).with_cancel();
+    let query = tokio::spawn({
+        let pool = pool.clone();
+        async move { pool.sleep(&ctx, 2.0).await }
+    });
+    watcher.until(1).await;
+    cancel.cancel();
+    let without = match timeout(PATIENCE, watcher.until(0)).await {
+        Ok(()) => "ended".to_owned(),
+        Err(_) => format!("still runs after {PATIENCE:?}"),
+    };
+    query.await.unwrap().unwrap();
+    let times = Times::of(times);
+    Row {
+        what: format!("cancel of `pg_sleep(60)`, until its backend is idle ({driver})"),
+        to_reach: "p99 ≤ 5 ms",
+        with: times.line(),
+        without,
+        reached: times.permille(990) <= Duration::from_millis(5),
+    }
+}
+
+/// How much later than its deadline a query returns.
+async fn overshoot(driver: &str, pool: &Pool) -> Row {
+    let measured = async |propagation, seconds| {
+        let mut times = Vec::new();
+        for n in 0..DEADLINES {
+            let deadline = Duration::from_millis(20 + n.wrapping_mul(7919) % 480);
+            let ctx = Context::background().with_propagation(propagation).with_timeout(deadline);
+            let start = Instant::now();
+            drop(pool.sleep(&ctx, seconds).await);
+            times.push(start.elapsed().saturating_sub(deadline));
+        }
+        Times::of(times)
+    };
+    let with = measured(Propagation::On, 60.0).await;
+    // A query that ends by itself, a little later than any deadline.
+    let without = measured(Propagation::Off, 0.55).await;
+    Row {
+        what: format!("deadline overshoot of a query, 20–500 ms ({driver})"),
+        to_reach: "p99 ≤ 10 ms",
+        with: with.line(),
+        without: format!("{} (the query took 550 ms)", without.line()),
+        reached: with.permille(990) <= Duration::from_millis(10),
+    }
+}
+
+/// A held lock, with the daemon that it is held at.
+struct Held {
+    guard: Guard,
+    _client: Client,
+    _daemon: Daemon,
+    _dir: tempfile::TempDir,
+}
+
+impl Held {
+    async fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let store = StoreKind::Embedded { dir: dir.path().join("data") };
+        let daemon = Daemon::builder().store(store).start().await;
+        let client = Client::connect(daemon.url()).await.unwrap();
+        let guard = client.lock("bench").acquire(&Context::background()).await.unwrap();
+        Self { guard, _client: client, _daemon: daemon, _dir: dir }
+    }
+}
+
+/// Round trips of a transaction with one update: the driver's own, ours, and a fenced one.
+async fn fence_cost() -> Vec<Row> {
+    let held = Held::new().await;
+    let postgres = Postgres::shared().await;
+    let table = unique_name("cost");
+    let make = format!("{FENCE_TABLE}; CREATE TABLE {table} AS SELECT 0 AS n");
+    postgres.sql(&make).await;
+    let proxy = Proxy::start(postgres.address()).await;
+    let url = postgres.url_at(&proxy.addr().to_string());
+    let update = format!("UPDATE {table} SET n = n + 1");
+    let (deadpool, sqlx) = (Pool::deadpool(&url, 1), Pool::sqlx(&url, 1));
+    let bare = async || {
+        let mut client = deadpool.get().await.unwrap();
+        let tx = client.transaction().await.unwrap();
+        let statement = tx.prepare_cached(&update).await.unwrap();
+        tx.execute(&statement, &[]).await.unwrap();
+        tx.commit().await.unwrap();
+    };
+    let fenced = async || drop(held.guard.postgres(&deadpool).execute(&update, &[]).await.unwrap());
+    let bare_sqlx = async || {
+        let mut tx = sqlx.begin().await.unwrap();
+        sqlx::query(sqlx::AssertSqlSafe(&*update)).execute(&mut *tx).await.unwrap();
+        tx.commit().await.unwrap();
+    };
+    let fenced_sqlx = async || {
+        let query = sqlx::query(sqlx::AssertSqlSafe(update.clone()));
+        drop(held.guard.postgres(&sqlx).execute(query).await.unwrap());
+    };
+    let mut rows = Vec::new();
+    rows.push(cost("deadpool", &proxy, fenced, bare).await);
+    rows.push(cost("sqlx", &proxy, fenced_sqlx, bare_sqlx).await);
+    rows
+}
+
+async fn cost(
+    driver: &str,
+    proxy: &Proxy,
+    fenced: impl AsyncFn(),
+    bare: impl AsyncFn(),
+) -> Row {
+    let on_a_slow_link = async |work: &dyn AsyncWork| {
+        proxy.set(Mode::Latency(LINK)).await;
+        let trips = median(work, 15).await.div_duration_f64(2 * LINK);
+        proxy.set(Mode::Pass).await;
+        (trips.floor(), median(work, 300).await)
+    };
+    // Connected, and its statements prepared.
+    join_all([fenced.boxed(), bare.boxed()]).await;
+    let (fenced_trips, fenced_time) = on_a_slow_link(&fenced).await;
+    let (bare_trips, bare_time) = on_a_slow_link(&bare).await;
+    Row {
+        what: format!("a fenced transaction of one update over a bare one ({driver})"),
+        to_reach: "≤ 1 round trip more",
+        with: format!("{fenced_trips} round trips, {}", milliseconds(fenced_time)),
+        without: format!("{bare_trips} round trips, {}", milliseconds(bare_time)),
+        reached: fenced_trips <= bare_trips + 1.0,
+    }
+}
