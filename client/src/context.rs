@@ -146,7 +146,7 @@ impl Context {
     }
 
     /// The values and the trace of this context without its ends.
-    fn detached(&self) -> Self {
+    pub(crate) fn detached(&self) -> Self {
         let background = Node {
             trace_id: self.node.trace_id.clone(),
             request_id: self.node.request_id.clone(),

@@ -18,14 +18,20 @@
 //! ```
 
 mod client;
-mod headers;
+#[cfg(feature = "grpc")]
 mod server;
+mod timeout;
 
 pub use client::{DeadlineLayer, DeadlineService};
-pub use server::{ContextBody, ContextLayer, ContextService};
+#[cfg(feature = "grpc")]
+pub use server::{ContextLayer, Grpc};
 
+#[cfg(feature = "grpc")]
 use crate::context::Context;
+#[cfg(feature = "grpc")]
+pub use crate::layer::{ContextBody, ContextService};
 
+#[cfg(feature = "grpc")]
 impl Context {
     /// The context of a gRPC request, as [`ContextLayer`] has put it there; the
     /// [current](Self::current) one where no such layer is.
@@ -36,4 +42,5 @@ impl Context {
 }
 
 #[cfg(test)]
+#[cfg(feature = "grpc")]
 mod tests;

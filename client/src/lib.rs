@@ -42,9 +42,16 @@ mod fencing;
 mod group;
 #[cfg(feature = "grpc")]
 pub mod grpc;
+#[cfg(not(feature = "grpc"))]
+#[allow(unreachable_pub, reason = "it is public with the feature")]
+mod grpc;
 mod guard;
 mod held;
+#[cfg(feature = "http")]
+pub mod http;
 mod inspect;
+#[cfg(any(feature = "grpc", feature = "http"))]
+mod layer;
 mod lease;
 mod lock;
 mod observe;
@@ -55,9 +62,12 @@ pub mod propagation;
 mod queue;
 #[cfg(feature = "redis")]
 pub mod redis;
+#[cfg(feature = "reqwest")]
+mod reqwest;
 mod semaphore;
 mod session;
 mod tasks;
+mod trace;
 mod unary;
 mod wait_group;
 
@@ -68,7 +78,7 @@ pub use detached::DetachedLock;
 pub use election::{Election, Leader, Leadership, Observation, Observed};
 pub use error::{Error, ErrorKind, Fenced};
 pub use explain::{BlockedWait, Deadlock, Explanation, Handoff, HandoffReason};
-pub use group::{Group, GroupError};
+pub use group::{Group, GroupError, Pipeline, Sender, Worker};
 pub use guard::{Guard, Released};
 pub use held::{LockState, LossReason};
 pub use inspect::{LockEvent, LockWatch, Page, ServerStatus};
@@ -80,6 +90,8 @@ pub use lockd_proto::{
 pub use once::{Once, OnceError, OnceRun, Turn};
 pub use propagation::Propagation;
 pub use queue::{EntryInfo, LockInfo, Mode};
+#[cfg(feature = "reqwest")]
+pub use reqwest::HttpCall;
 pub use semaphore::Semaphore;
 pub use wait_group::{Share, WaitGroup};
 

@@ -7,17 +7,21 @@ use std::{
 };
 
 use lockd_proto::{
-    RequestId,
     retry::{Policy, Retry},
     v1::{StatusRequest, admin_service_client::AdminServiceClient},
 };
-use tonic::{Request, Response, Status, transport::Channel};
+use tonic::{Request, Response, Status};
+use tower_layer::Layer as _;
 
 use crate::{
     client::Client,
     context::{Cause, Context},
     error::{Call, Error, ErrorKind, Fault, Spent, is_answer},
+    grpc::{DeadlineLayer, DeadlineService},
 };
+
+/// A connection whose calls carry what is left of their context.
+pub(crate) type Channel = DeadlineService<tonic::transport::Channel>;
 
 /// How often a call that no server could serve is made again, within its time.
 const TRIES: u32 = 10;
@@ -159,6 +163,7 @@ impl Client {
         let turn = endpoints.preferred();
         match endpoints.dial(turn).await {
             Ok(channel) => {
+                let channel = DeadlineLayer::new().layer(channel);
                 self.shared_channel().keep(Some((turn, channel.clone())));
                 Ok((turn, channel))
             }
@@ -204,6 +209,7 @@ impl Client {
 
     async fn probe(&self, turn: usize) -> Result<(), Fault> {
         let channel = self.shared().endpoints.dial(turn).await?;
+        let channel = DeadlineLayer::new().layer(channel);
         let status = AdminServiceClient::new(channel.clone()).status(StatusRequest {}).await;
         match status {
             Err(status) if !is_answer(&status) => Err(Fault::from_status(status)),
@@ -216,57 +222,25 @@ impl Client {
     }
 }
 
-/// What goes with each unary call: how long it may take, and its trace.
+/// What goes with each unary call: the context that it is made in, which the [`DeadlineLayer`] reads.
 #[derive(Debug, Clone)]
 pub(crate) struct Metadata {
-    timeout: Option<Duration>,
-    traceparent: Option<String>,
+    context: Context,
 }
 
 impl Metadata {
     pub(crate) fn of(context: &Context) -> Self {
-        let traceparent = context.trace_id().and_then(traceparent);
-        Self { timeout: context.remaining(), traceparent }
+        Self { context: context.clone() }
     }
 
     /// Without a limit in time, for a stream.
     pub(crate) fn endless(self) -> Self {
-        Self { timeout: None, ..self }
+        Self { context: self.context.detached() }
     }
 
     pub(crate) fn request<T>(self, message: T) -> Request<T> {
         let mut request = Request::new(message);
-        if let Some(timeout) = self.timeout {
-            request.set_timeout(timeout);
-        }
-        if let Some(value) = self.traceparent.and_then(|text| text.parse().ok()) {
-            request.metadata_mut().insert("traceparent", value);
-        }
+        request.extensions_mut().insert(self.context);
         request
-    }
-}
-
-/// A W3C `traceparent` for a trace id, if it is one.
-pub(crate) fn traceparent(trace_id: &str) -> Option<String> {
-    let hex = trace_id.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-    let valid = hex && trace_id.len() == 32 && trace_id.bytes().any(|b| b != b'0');
-    // The first half of a random id is never zero: it carries the version.
-    let id = RequestId::random();
-    let (span, _) = id.as_bytes().split_at(8);
-    valid.then(|| format!("00-{trace_id}-{}-01", hex::encode(span)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_a_w3c_trace_id_becomes_a_traceparent() {
-        let parent = traceparent("4bf92f3577b34da6a3ce929d0e0e4736").unwrap();
-        assert!(parent.starts_with("00-4bf92f3577b34da6a3ce929d0e0e4736-"), "{parent}");
-        assert_eq!(parent.len(), 55);
-        for invalid in ["", "abc", "00000000000000000000000000000000", "zz"] {
-            assert_eq!(traceparent(invalid), None);
-        }
     }
 }

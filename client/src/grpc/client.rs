@@ -5,12 +5,12 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderValue, Request};
+use http::Request;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::headers;
-use crate::{context::Context, unary::traceparent};
+use super::timeout;
+use crate::{context::Context, trace};
 
 /// How much earlier than its caller a server is to give up, if nothing else is chosen: so that
 /// its answer is there in time.
@@ -43,6 +43,7 @@ impl DeadlineLayer {
     }
 
     /// Has servers give up by this much earlier than the context ends.
+    #[cfg(feature = "grpc")]
     #[must_use]
     pub fn reserve(self, reserve: Duration) -> Self {
         Self { reserve }
@@ -89,16 +90,12 @@ impl<S: Service<Request<B>>, B> Service<Request<B>> for DeadlineService<S> {
 impl<S> DeadlineService<S> {
     fn send_along<B>(&self, ctx: &Context, request: &mut Request<B>) {
         let headers = request.headers_mut();
-        let left = ctx.remaining().map(|left| left.saturating_sub(self.reserve));
-        let timeout = left.into_iter().chain(headers::timeout(headers)).min();
-        let timeout = timeout.map(headers::format).and_then(|text| text.parse().ok());
+        let left = ctx.budget().map(|left| left.saturating_sub(self.reserve));
+        let timeout = left.into_iter().chain(timeout::read(headers)).min();
+        let timeout = timeout.map(timeout::write).and_then(|text| text.parse().ok());
         if let Some(timeout) = timeout {
-            headers.insert(headers::TIMEOUT, timeout);
+            headers.insert(timeout::TIMEOUT, timeout);
         }
-        let parent = ctx.trace_id().and_then(traceparent);
-        let parent = parent.and_then(|text| HeaderValue::from_str(&text).ok());
-        if let Some(parent) = parent.filter(|_| !headers.contains_key(headers::TRACEPARENT)) {
-            headers.insert(headers::TRACEPARENT, parent);
-        }
+        trace::write(ctx.trace_id(), headers);
     }
 }

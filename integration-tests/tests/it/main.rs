@@ -16,6 +16,7 @@ mod examples;
 mod fencing;
 mod handoff;
 mod introspection;
+mod layers;
 mod loss;
 mod postgres;
 mod primitives;

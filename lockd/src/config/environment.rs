@@ -30,12 +30,13 @@ const KEYS: [&str; 19] = [
     "log_format",
 ];
 
-/// Variables with our prefix that are not the daemon's: those of clients, of the commands that
+/// Variables with our prefix that are not the daemon's own: those of clients (whose layer it has), of the commands that
 /// `lockd lock` runs, and of tests.
-const OTHERS: [&str; 9] = [
+const OTHERS: [&str; 10] = [
     "addr",
     "bin",
     "config",
+    "deadline_propagation",
     "fencing_token",
     "lock_name",
     "name_prefix",

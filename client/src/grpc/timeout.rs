@@ -1,21 +1,19 @@
-//! `grpc-timeout` and `traceparent`: durations and ids as text.
+//! `grpc-timeout`: durations as text.
 //!
-//! Sources: <https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md> and
-//! <https://www.w3.org/TR/trace-context/>.
+//! Source: <https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>.
 
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName};
 
 pub(super) const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
-pub(super) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// The most digits that a timeout may have.
 const MAX_DIGITS: usize = 8;
 
 /// The timeout of a request. One that can't be read is none: the call is then not bounded, as
 /// in every other gRPC server.
-pub(super) fn timeout(headers: &HeaderMap) -> Option<Duration> {
+pub(super) fn read(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get(TIMEOUT)?.to_str().ok()?;
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     let valid =
@@ -33,7 +31,7 @@ pub(super) fn timeout(headers: &HeaderMap) -> Option<Duration> {
 }
 
 /// A timeout in the finest unit in which it fits, never longer than it is.
-pub(super) fn format(timeout: Duration) -> String {
+pub(super) fn write(timeout: Duration) -> String {
     let most = 10u128.pow(8) - 1;
     let units = [
         (timeout.as_nanos(), 'n'),
@@ -47,24 +45,16 @@ pub(super) fn format(timeout: Duration) -> String {
     format!("{number}{unit}")
 }
 
-/// The trace id of a request.
-pub(super) fn trace_id(headers: &HeaderMap) -> Option<&str> {
-    let text = headers.get(TRACEPARENT)?.to_str().ok()?;
-    let id = text.split('-').nth(1)?;
-    let valid = id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit());
-    (valid && id.bytes().any(|b| b != b'0')).then_some(id)
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
 
-    fn read(text: &str) -> Option<Duration> {
+    fn parsed(text: &str) -> Option<Duration> {
         let mut headers = HeaderMap::new();
         headers.insert(TIMEOUT, text.parse().ok()?);
-        timeout(&headers)
+        read(&headers)
     }
 
     #[test]
@@ -73,10 +63,10 @@ mod tests {
         let units = [("2H", 7200 * second), ("3M", 180 * second), ("4S", 4 * second)];
         let small = [("5m", second / 200), ("6u", 6 * second / 1_000_000)];
         for (text, timeout) in units.into_iter().chain(small) {
-            assert_eq!(read(text), Some(timeout), "{text}");
+            assert_eq!(parsed(text), Some(timeout), "{text}");
         }
         for wrong in ["", "S", "5", "-1S", "5s", "123456789S", "1.5S", " 5S"] {
-            assert_eq!(read(wrong), None, "{wrong:?}");
+            assert_eq!(parsed(wrong), None, "{wrong:?}");
         }
     }
 
@@ -84,7 +74,7 @@ mod tests {
         #[test]
         fn what_is_written_is_read_and_never_longer(nanos in any::<u64>(), small in 0..10u32) {
             let timeout = Duration::from_nanos(nanos) / 10u32.pow(small);
-            let back = read(&format(timeout)).expect("it is well formed");
+            let back = parsed(&write(timeout)).expect("it is well formed");
             prop_assert!(back <= timeout, "{back:?} of {timeout:?}");
             // Units are a thousand apart, and eight digits fit: little is lost.
             prop_assert!(timeout - back <= timeout / 100_000 + Duration::from_nanos(1));
