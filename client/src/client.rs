@@ -23,7 +23,7 @@ use crate::{
     once::Once,
     propagation::Propagation,
     semaphore::Semaphore,
-    session::{Command, SessionHandle, Shared},
+    session::{Census, Command, SessionHandle, Shared},
     tasks::Tasks,
     unary::Unary,
     wait_group::WaitGroup,
@@ -222,6 +222,19 @@ impl Client {
             tasks.stop().cancel();
             tasks.drained().await;
         }
+    }
+
+    /// What each session has open.
+    pub(crate) async fn census(&self) -> Vec<Census> {
+        let sessions: Vec<_> = match &*self.sessions() {
+            Sessions::Open(sessions) => sessions.values().cloned().collect(),
+            Sessions::ShutDown => Vec::new(),
+        };
+        let mut census = Vec::new();
+        for session in sessions {
+            census.extend(session.census().await);
+        }
+        census
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {

@@ -52,6 +52,7 @@ pub mod http;
 mod inspect;
 #[cfg(any(feature = "grpc", feature = "http"))]
 mod layer;
+pub mod leak;
 mod lease;
 mod lock;
 mod observe;

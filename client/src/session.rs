@@ -60,8 +60,29 @@ pub(crate) enum Command {
     Update(RequestId, v1::change::Change, oneshot::Sender<UpdateReply>),
     /// Release a lock.
     Release(RequestId, Option<oneshot::Sender<ReleaseReply>>),
+    /// Say what is open.
+    Count(oneshot::Sender<Census>),
     /// End the session.
     Close,
+}
+
+/// What a session has open.
+#[derive(Debug)]
+pub(crate) struct Census {
+    /// Of the session, if the server knows of it.
+    pub(crate) credential: Option<v1::SessionCredential>,
+    pub(crate) open: Vec<Phase>,
+}
+
+/// How far something has come that a session was asked for.
+#[derive(Debug)]
+pub(crate) enum Phase {
+    /// It waits for this lock.
+    Waiting(String),
+    /// It is held, under this token.
+    Held(FencingToken),
+    /// The server has not yet said that it is gone.
+    Leaving,
 }
 
 /// What a release found.
@@ -151,7 +172,7 @@ impl SessionHandle {
     pub(crate) fn start(shared: Arc<Shared>, ttl: Duration) -> Self {
         let (commands, receiver) = mpsc::channel(COMMANDS);
         let tasks = shared.tasks.clone();
-        tasks.spawn(actor::Actor::new(shared, ttl, receiver).run());
+        tasks.spawn("session", actor::Actor::new(shared, ttl, receiver).run());
         Self { commands, tasks }
     }
 
@@ -160,8 +181,16 @@ impl SessionHandle {
         if let Err(TrySendError::Full(command)) = self.commands.try_send(command) {
             let commands = self.commands.clone();
             // A session that has ended needs no more commands.
-            self.tasks.spawn(async move { drop(commands.send(command).await) });
+            let hand_over = async move { drop(commands.send(command).await) };
+            self.tasks.spawn("hand over a command", hand_over);
         }
+    }
+
+    /// What the session has open; `None` if its task has ended.
+    pub(crate) async fn census(&self) -> Option<Census> {
+        let (reply, census) = oneshot::channel();
+        self.send(Command::Count(reply)).await;
+        census.await.ok()
     }
 
     /// Hands over a command when there is room for it. Says whether the task is there.

@@ -18,6 +18,7 @@ pub mod etcd;
 pub mod eventually;
 mod image;
 pub mod proxy;
+pub mod writer;
 
 pub use cluster::EtcdCluster;
 pub use daemon::{Daemon, StoreKind};

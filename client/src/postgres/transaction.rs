@@ -17,6 +17,7 @@ use std::{error::Error as StdError, fmt, ops::Deref, pin::pin, time::Duration};
 use tokio::runtime::Handle;
 
 use super::{pool::Pool, settings::Key};
+use crate::tasks;
 
 /// How long a connection may take to be clean again, before it is closed.
 const SETTLE: Duration = Duration::from_secs(2);
@@ -86,7 +87,7 @@ impl<P: Pool> Transaction<P> {
         let Some(mut connection) = self.connection.take() else { return Commit::Unknown };
         let (pool, key) = (self.pool.clone(), self.key);
         let (tell, told) = tokio::sync::oneshot::channel();
-        drop(self.runtime.spawn(async move {
+        drop(tasks::in_background(&self.runtime, "postgres: commit", async move {
             let committed = within(limit, P::commit(&mut connection)).await;
             let clean = matches!(committed, Some(Ok(())));
             let outcome = match committed {
@@ -126,7 +127,8 @@ impl<P: Pool> Transaction<P> {
     fn settle(&mut self) -> Option<tokio::task::JoinHandle<()>> {
         let connection = self.connection.take()?;
         let key = self.cancels.then_some(self.key);
-        Some(self.runtime.spawn(settle(self.pool.clone(), connection, key)))
+        let settling = settle(self.pool.clone(), connection, key);
+        Some(tasks::in_background(&self.runtime, "postgres: settle", settling))
     }
 }
 

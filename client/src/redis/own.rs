@@ -16,6 +16,8 @@ use tokio::{
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::tasks;
+
 /// How long a blocked command may take to end, before its connection is closed.
 const SETTLE: Duration = Duration::from_secs(1);
 
@@ -100,15 +102,22 @@ impl Lent {
         let (tell, answer) = oneshot::channel();
         let stop = CancellationToken::new();
         let stopped = stop.clone();
-        drop(Handle::current().spawn(async move {
-            let answer = self.answer(&command, &stopped, elsewhere).await;
-            if let Err(Some(Ok(value))) = tell.send(answer)
-                && !matches!(value, Value::Nil | Value::Int(_) | Value::ServerError(_))
-            {
-                let command = super::blocking::name(&command);
-                tracing::warn!(command, "redis answered a command that nobody waits for any more");
-            }
-        }));
+        drop(tasks::in_background(
+            &Handle::current(),
+            "redis: a command that blocks",
+            async move {
+                let answer = self.answer(&command, &stopped, elsewhere).await;
+                if let Err(Some(Ok(value))) = tell.send(answer)
+                    && !matches!(value, Value::Nil | Value::Int(_) | Value::ServerError(_))
+                {
+                    let command = super::blocking::name(&command);
+                    tracing::warn!(
+                        command,
+                        "redis answered a command that nobody waits for any more"
+                    );
+                }
+            },
+        ));
         Blocked { answer, stop: stop.clone(), _stops: stop.drop_guard() }
     }
 

@@ -16,7 +16,7 @@ use lockd_proto::{
 use tokio::sync::{mpsc, watch};
 
 use super::{
-    Command, Shared,
+    Census, Command, Shared,
     keepalive::Keepalive,
     link::{self, LinkEvent, LinkState, Opened},
     requests::Requests,
@@ -118,6 +118,7 @@ impl Actor {
             Some(Command::Desert(id)) => self.requests.desert(id),
             Some(Command::Release(id, reply)) => self.requests.release(id, reply),
             Some(Command::Update(id, change, reply)) => self.requests.update(id, change, reply),
+            Some(Command::Count(reply)) => drop(reply.send(self.census())),
             // Without handles there is nobody to serve.
             Some(Command::Close) | None => {
                 self.life = Life::Closing;
@@ -139,9 +140,15 @@ impl Actor {
                 Command::Desert(id) => self.requests.desert(id),
                 Command::Release(id, reply) => self.requests.release(id, reply),
                 Command::Update(id, change, reply) => self.requests.update(id, change, reply),
+                Command::Count(reply) => drop(reply.send(self.census())),
                 Command::Close => {}
             }
         }
+    }
+
+    fn census(&self) -> Census {
+        let credential = self.session.as_ref().map(|session| session.credential.clone());
+        Census { credential, open: self.requests.census() }
     }
 
     fn is_over(&self) -> bool {

@@ -103,6 +103,19 @@ impl Requests {
         self.open.is_empty()
     }
 
+    /// How far each request has come.
+    pub(super) fn census(&self) -> Vec<super::Phase> {
+        let phase = |request: &Request| match &request.phase {
+            Phase::Waiting(acquire, _) => super::Phase::Waiting(acquire.message.name.clone()),
+            Phase::Held(_, token, _) => match FencingToken::new(*token) {
+                Some(token) => super::Phase::Held(token),
+                None => super::Phase::Leaving,
+            },
+            Phase::Releasing(..) | Phase::Leaving => super::Phase::Leaving,
+        };
+        self.open.values().map(phase).collect()
+    }
+
     /// Whether a release or a cancel is still to be answered.
     pub(super) fn is_leaving(&self) -> bool {
         let leaving = |r: &Request| matches!(r.phase, Phase::Releasing(..) | Phase::Leaving);

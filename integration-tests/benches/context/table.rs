@@ -39,7 +39,8 @@ impl Times {
 
     /// `p50 0.8 ms, p99 1.2 ms, max 3.1 ms of 500`.
     pub(crate) fn line(&self) -> String {
-        let [p50, p99, max] = [500, 990, 1000].map(|permille| milliseconds(self.permille(permille)));
+        let [p50, p99, max] =
+            [500, 990, 1000].map(|permille| milliseconds(self.permille(permille)));
         format!("p50 {p50}, p99 {p99}, max {max} of {}", self.0.len())
     }
 }

@@ -17,6 +17,7 @@ mod fencing;
 mod handoff;
 mod introspection;
 mod layers;
+mod leaks;
 mod loss;
 mod postgres;
 mod primitives;

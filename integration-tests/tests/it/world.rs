@@ -1,9 +1,12 @@
 //! Where a test takes place: daemons of its own, on either store.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use integration_tests::{Daemon, Etcd, StoreKind, eventually, unique_prefix};
-use lockd_client::{Client, Context, Guard, LockInfo};
+use lockd_client::{Client, Context, Guard, LockInfo, leak};
 use lockd_proto::v1::{
     self, lock_service_client::LockServiceClient, session_service_client::SessionServiceClient,
 };
@@ -24,25 +27,66 @@ pub(crate) struct World {
     pub(crate) daemons: Vec<Daemon>,
     /// Kept for as long as the daemon uses it.
     dir: Option<tempfile::TempDir>,
+    aftermath: Aftermath,
 }
 
-/// Writes one test of both stores: `both_stores!(name)` runs `async fn name(world: World)`.
+/// What outlives a world: its clients, which are to leave nothing behind, and the daemons that can
+/// tell.
+#[derive(Clone, Default)]
+pub(crate) struct Aftermath(Arc<Mutex<Remains>>);
+
+#[derive(Default)]
+struct Remains {
+    clients: Vec<Client>,
+    daemons: Vec<Daemon>,
+    dir: Option<tempfile::TempDir>,
+}
+
+/// Writes one test of both stores: `both_stores!(name)` runs `async fn name(world: World)`, and then
+/// sees that the world's clients have left nothing behind.
 macro_rules! both_stores {
     ($($name:ident),+ $(,)?) => {
         $(mod $name {
             #[tokio::test]
             async fn embedded() {
-                super::$name($crate::world::World::embedded().await).await;
+                let world = $crate::world::World::embedded().await;
+                let aftermath = world.aftermath();
+                super::$name(world).await;
+                aftermath.has_no_leaks().await;
             }
 
             #[tokio::test]
             async fn etcd() {
-                super::$name($crate::world::World::etcd().await).await;
+                let world = $crate::world::World::etcd().await;
+                let aftermath = world.aftermath();
+                super::$name(world).await;
+                aftermath.has_no_leaks().await;
             }
         })+
     };
 }
 pub(crate) use both_stores;
+
+impl Aftermath {
+    /// Ends the clients, and fails if one of them leaves a guard, a waiter, an entry, a session or a
+    /// task.
+    pub(crate) async fn has_no_leaks(&self) {
+        let clients = std::mem::take(&mut self.0.lock().unwrap().clients);
+        for client in clients {
+            if let Err(leaks) = leak::check(&client).await {
+                panic!("{leaks}");
+            }
+        }
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        let mut remains = self.aftermath.0.lock().unwrap();
+        remains.daemons = std::mem::take(&mut self.daemons);
+        remains.dir = self.dir.take();
+    }
+}
 
 impl World {
     /// One daemon on a folder of its own.
@@ -50,7 +94,7 @@ impl World {
         let dir = tempfile::tempdir().unwrap();
         let store = StoreKind::Embedded { dir: dir.path().join("data") };
         let daemon = Daemon::builder().store(store).start().await;
-        Self { daemons: vec![daemon], dir: Some(dir) }
+        Self { daemons: vec![daemon], dir: Some(dir), aftermath: Aftermath::default() }
     }
 
     /// Two replicas in front of one etcd.
@@ -65,7 +109,7 @@ impl World {
             ready(&daemon).await;
             daemons.push(daemon);
         }
-        Self { daemons, dir: None }
+        Self { daemons, dir: None, aftermath: Aftermath::default() }
     }
 
     pub(crate) fn first(&mut self) -> &mut Daemon {
@@ -84,25 +128,37 @@ impl World {
         self.dir.as_ref().unwrap().path().join("data")
     }
 
+    /// What is to be seen of it when it is over.
+    pub(crate) fn aftermath(&self) -> Aftermath {
+        self.aftermath.clone()
+    }
+
+    /// A client whose leaks are the world's.
+    async fn client_of(&self, addrs: &str, ttl: Duration) -> Client {
+        let client = client_of(addrs, ttl).await;
+        self.aftermath.0.lock().unwrap().clients.push(client.clone());
+        client
+    }
+
     fn addrs(&self) -> String {
         self.daemons.iter().map(Daemon::url).collect::<Vec<_>>().join(",")
     }
 
     /// A client that knows all replicas, as a service would be configured.
     pub(crate) async fn client(&self) -> Client {
-        client_of(&self.addrs(), LEASE).await
+        self.client_of(&self.addrs(), LEASE).await
     }
 
     /// A client whose leases outlast a restart.
     pub(crate) async fn patient_client(&self) -> Client {
-        client_of(&self.addrs(), Duration::from_secs(10)).await
+        self.client_of(&self.addrs(), Duration::from_secs(10)).await
     }
 
     /// A client that prefers the last replica, which is another one where there are two.
     pub(crate) async fn other_client(&self) -> Client {
         let mut addrs: Vec<_> = self.daemons.iter().map(Daemon::url).collect();
         addrs.reverse();
-        client_of(&addrs.join(","), LEASE).await
+        self.client_of(&addrs.join(","), LEASE).await
     }
 
     /// The raw API of the first replica.
