@@ -25,6 +25,14 @@ build: ## build everything, tests and examples included
 test: build test-images ## run every test, real etcd included
 	@$(prepared) cargo test --workspace $(TEST)
 
+# What to measure: make bench-context ONLY=redis
+ONLY ?=
+
+.PHONY: bench-context
+bench-context: test-images ## measure contexts and fencing on real databases, and print a table
+	@$(prepared) cargo build --release --workspace --bins --examples
+	@$(prepared) ONLY=$(ONLY) cargo bench -p integration-tests --bench context
+
 .PHONY: lint
 lint: ## check format, clippy and docs, with warnings denied
 	@cargo fmt --version >/dev/null 2>&1 || rustup component add rustfmt

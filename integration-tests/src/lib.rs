@@ -10,6 +10,7 @@
     reason = "test harness: what cannot be set up ends the test, with the reason"
 )]
 
+pub mod chain;
 pub mod cluster;
 pub mod daemon;
 pub mod database;

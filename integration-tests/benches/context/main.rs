@@ -12,6 +12,7 @@
     reason = "what cannot be set up ends the benchmark; figures are printed"
 )]
 
+mod chain;
 mod group;
 mod paused;
 mod postgres;
@@ -24,7 +25,7 @@ use std::process::ExitCode;
 async fn main() -> ExitCode {
     let only = std::env::var("ONLY").unwrap_or_default();
     let mut rows = Vec::new();
-    for part in ["postgres", "redis", "paused", "group"] {
+    for part in ["postgres", "redis", "chain", "paused", "group"] {
         if !only.is_empty() && only != part {
             continue;
         }
@@ -33,6 +34,7 @@ async fn main() -> ExitCode {
             "postgres" => postgres::rows().await,
             "redis" => redis::rows().await,
 
+            "chain" => chain::rows().await,
             "paused" => paused::rows().await,
             _ => group::rows().await,
         });

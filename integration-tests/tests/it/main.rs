@@ -10,6 +10,7 @@
 )]
 
 mod bad_input;
+mod chain;
 mod cli;
 mod drain;
 mod examples;
