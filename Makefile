@@ -33,6 +33,10 @@ bench-context: test-images ## measure contexts and fencing on real databases, an
 	@$(prepared) cargo build --release --workspace --bins --examples
 	@$(prepared) ONLY=$(ONLY) cargo bench -p integration-tests --bench context
 
+.PHONY: order-service
+order-service: ## run the example order_service with docker compose, on http://localhost:8080
+	@$(prepared) deploy/order-service/up.sh
+
 .PHONY: lint
 lint: ## check format, clippy and docs, with warnings denied
 	@cargo fmt --version >/dev/null 2>&1 || rustup component add rustfmt

@@ -41,7 +41,7 @@ fn render(item: u64, buffer: &mut String) -> Result<(), std::fmt::Error> {
     use std::fmt::Write as _;
     buffer.reserve(4096);
     for line in 0..8 {
-        write!(buffer, "item {item}, line {line}\n")?;
+        writeln!(buffer, "item {item}, line {line}")?;
     }
     black_box(buffer);
     Ok(())

@@ -191,7 +191,9 @@ async fn fence_cost() -> Vec<Row> {
         tx.execute(&statement, &[]).await.unwrap();
         tx.commit().await.unwrap();
     };
-    let fenced = async || drop(held.guard.postgres(&deadpool).execute(&update, &[]).await.unwrap());
+    let fenced = async || {
+        held.guard.postgres(&deadpool).execute(&update, &[]).await.unwrap();
+    };
     let bare_sqlx = async || {
         let mut tx = sqlx.begin().await.unwrap();
         sqlx::query(sqlx::AssertSqlSafe(&*update)).execute(&mut *tx).await.unwrap();
@@ -199,7 +201,7 @@ async fn fence_cost() -> Vec<Row> {
     };
     let fenced_sqlx = async || {
         let query = sqlx::query(sqlx::AssertSqlSafe(update.clone()));
-        drop(held.guard.postgres(&sqlx).execute(query).await.unwrap());
+        held.guard.postgres(&sqlx).execute(query).await.unwrap();
     };
     vec![
         cost("deadpool", &proxy, fenced, bare).await,
