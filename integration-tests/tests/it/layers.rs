@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use axum::{Extension, Router, body::Body, routing::get};
-use integration_tests::eventually;
 use lockd_client::{Cause, Client, Context, ErrorKind, http::ContextLayer};
 use lockd_proto::v1::lock_service_client::LockServiceClient;
 use tokio::{
@@ -14,7 +13,7 @@ use tokio::{
 };
 use tower::ServiceBuilder;
 
-use crate::world::{SOON, World, acquire_of, free, soon};
+use crate::world::{SOON, World, acquire_of, free, soon, waiters};
 
 const SHORT: Duration = Duration::from_millis(300);
 
@@ -73,10 +72,7 @@ async fn a_deadline_over_http_ends_the_wait_for_a_lock() {
     let answer = request.header("x-request-timeout-ms", "300").send().await.unwrap();
     assert_eq!(answer.status(), 504);
     assert!(start.elapsed() < 3 * SHORT, "{:?}", start.elapsed());
-    eventually("nobody waits", SOON, async || {
-        client.get("busy").await.is_ok_and(|lock| lock.is_some_and(|lock| lock.waiters.is_empty()))
-    })
-    .await;
+    waiters(&client, "busy", 0).await;
     held.release().await.unwrap();
     free(&client, "busy").await;
 }
@@ -99,9 +95,7 @@ async fn a_deadline_over_grpc_ends_the_wait_for_a_lock() {
     // The daemon's, unless a busy machine lets tonic's own timer be first.
     let late = [tonic::Code::DeadlineExceeded, tonic::Code::Cancelled];
     assert!(late.contains(&status.code()), "{status}");
-    let client = world.client().await;
-    let lock = client.get("busy").await.unwrap().unwrap();
-    assert!(lock.waiters.is_empty(), "{lock:?}");
+    waiters(&world.client().await, "busy", 0).await;
 }
 
 /// Sends a request, and hangs up when `reads` bytes of the answer are there.

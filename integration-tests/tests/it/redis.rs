@@ -22,15 +22,16 @@ fn open(url: &str) -> Redis {
     Redis::new(redis::Client::open(url).unwrap()).unwrap()
 }
 
-/// How many clients of the server are blocked.
-async fn blocked(redis: &Redis) -> usize {
+/// The ids of the server's clients that are blocked.
+async fn blocked(redis: &Redis) -> Vec<String> {
     let list: String = soon().redis(redis).query(cmd("CLIENT").arg("LIST")).await.unwrap();
-    list.lines().filter(|line| line.contains(" flags=b")).count()
+    let blocked = list.lines().filter(|line| line.contains(" flags=b"));
+    blocked.filter_map(|line| line.split(' ').next().map(str::to_owned)).collect()
 }
 
-/// Waits until a client is blocked.
-async fn blocks(redis: &Redis) {
-    eventually("a client is blocked", SOON, async || blocked(redis).await > 0).await;
+/// Waits until a client is blocked, and gives back its id.
+async fn blocks(redis: &Redis) -> String {
+    eventually("a client is blocked", SOON, async || blocked(redis).await.pop()).await
 }
 
 async fn push(redis: &Redis, key: &str, value: &str) -> usize {

@@ -50,7 +50,7 @@ async fn a_future_that_is_dropped_anywhere_leaves_nothing_open<D: Db>() {
     let (pool, name) = pool::<D>(3).await;
     backend(&soon(), &pool).await;
     for round in 0..200 {
-        let moment = Duration::from_micros(scattered(round) % 4000);
+        let moment = Duration::from_micros(scattered(round) % 12_000);
         let ctx = soon();
         let postgres = ctx.postgres(&pool);
         let work = postgres.transaction(async |tx| {
