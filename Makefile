@@ -30,7 +30,7 @@ ONLY ?=
 
 .PHONY: bench-context
 bench-context: test-images ## measure contexts and fencing on real databases, and print a table
-	@$(prepared) cargo build --release --workspace --bins --examples
+	@$(prepared) cargo build --release --workspace --bins --example order_service
 	@$(prepared) ONLY=$(ONLY) cargo bench -p integration-tests --bench context
 
 .PHONY: order-service

@@ -46,9 +46,10 @@ const MAX_REQUEST_ID: usize = 128;
 /// Gives each request a [`Context`], as axum's `Extension<Context>` and as the
 /// [current](Context::current) one.
 ///
-/// The context has the deadline that the caller has named, less a tenth and at most 10 ms for the answer, and ends when
-/// the caller goes away. When the deadline passes, the request is answered with `504 Gateway Timeout`, or its body
-/// is broken off if that was under way. A header that can't be read is as good as none.
+/// The context has the deadline that the caller has named, less a tenth and at most 10 ms for the
+/// answer, and ends when the caller goes away. When the deadline passes, the request is answered
+/// with `504 Gateway Timeout`, or its body is broken off if that was under way. A header that can't
+/// be read is as good as none.
 #[derive(Debug, Clone)]
 pub struct ContextLayer {
     protocol: Http,

@@ -111,8 +111,9 @@ pub fn tasks() -> Vec<&'static str> {
     crate::tasks::in_background_of(&tokio::runtime::Handle::current())
 }
 
-/// Ends a client as [`Client::shutdown`] does, and checks that it leaves nothing: no guard, no acquire, no task of
-/// this crate in this runtime, and, as far as a server answers, no entry and no session there.
+/// Ends a client as [`Client::shutdown`] does, and checks that it leaves nothing: no guard, no
+/// acquire, no task of this crate in this runtime, and, as far as a server answers, no entry and no
+/// session there.
 /// What is on its way out is waited for, 5 s at most.
 ///
 /// # Errors

@@ -28,9 +28,9 @@
 //! - **A deadline** goes to the server as `statement_timeout`, `lock_timeout` and
 //!   `idle_in_transaction_session_timeout`, where those that are set already are not lower, so that the
 //!   server itself ends the query, and the connection lives on.
-//! - **Cancellation**, be it by the caller, by the loss of a lock or by a future that is dropped, cancels the
-//!   query from another connection, and rolls back. The connection returns to its pool when it is
-//!   known to be clean, and is closed if that is not known within 2 s.
+//! - **Cancellation**, be it by the caller, by the loss of a lock or by a future that is dropped,
+//!   cancels the query from another connection, and rolls back. The connection returns to its pool
+//!   when it is known to be clean, and is closed if that is not known within 2 s.
 //! - **Fencing** is one statement, in the same transaction and before all others. Its table is made by
 //!   `lockd fence init`, or by [`FENCE_TABLE`].
 

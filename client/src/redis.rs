@@ -165,9 +165,9 @@ impl Commands {
     /// block under a fence. The text names the command and none of its arguments.
     ///
     /// # Cancel safety
-    /// A command that blocks is ended, in the background. Another one may take effect all the same. What a
-    /// command has taken at the moment at which its future was dropped is lost, which the log says:
-    /// `BLMOVE` into a list of one's own is safe.
+    /// A command that blocks is ended, in the background. Another one may take effect all the same.
+    /// What a command has taken at the moment at which its future was dropped is lost, which the log
+    /// says: `BLMOVE` into a list of one's own is safe.
     pub async fn query<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, Error> {
         let name = blocking::name(command);
         let timed = Timed::begin(&self.ctx, "redis command", Some(&name));

@@ -17,9 +17,9 @@ use crate::{
 /// Gives each request a [`Context`], in its extensions and as the
 /// [current](Context::current) one.
 ///
-/// The context has the deadline of `grpc-timeout`, less a tenth and at most 10 ms for the answer, and the trace of
-/// `traceparent`, and ends when the caller goes away. When the deadline passes, the call is
-/// answered with `DEADLINE_EXCEEDED`, also in the middle of a stream of responses; tonic by
+/// The context has the deadline of `grpc-timeout`, less a tenth and at most 10 ms for the answer,
+/// and the trace of `traceparent`, and ends when the caller goes away. When the deadline passes, the
+/// call is answered with `DEADLINE_EXCEEDED`, also in the middle of a stream of responses; tonic by
 /// itself would say `CANCELLED`, and leave streams alone.
 #[derive(Debug, Clone)]
 pub struct ContextLayer {

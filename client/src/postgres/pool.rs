@@ -4,7 +4,8 @@
 use std::{error::Error as StdError, future::Future, ops::Deref};
 
 /// A pool of connections to Postgres: `deadpool_postgres::Pool` with the feature `postgres`,
-/// `sqlx::PgPool` with `sqlx`. Sealed: a driver has to keep the promises of [`Postgres`](super::Postgres).
+/// `sqlx::PgPool` with `sqlx`. Sealed: a driver has to keep the promises of
+/// [`Postgres`](super::Postgres).
 pub trait Pool: sealed::Driver {}
 
 pub(super) mod sealed {
