@@ -131,7 +131,7 @@ async fn cancel(driver: &str, pool: &Pool, name: &str) -> Row {
 
 /// How much later than its deadline a query returns.
 async fn overshoot(driver: &str, pool: &Pool) -> Row {
-    let measured = async |propagation, seconds, count| {
+    let measured = async |propagation, seconds, count: u64| {
         let mut times = Vec::new();
         for n in 0..count {
             let deadline = Duration::from_millis(20 + n.wrapping_mul(7919) % 480);
