@@ -60,6 +60,8 @@ pub enum Leak {
     Session(SessionId),
     /// A task of this crate.
     Task(&'static str),
+    /// No server answers, so nobody knows what is left there.
+    Unanswered(String),
 }
 
 impl fmt::Display for Leak {
@@ -76,6 +78,7 @@ impl fmt::Display for Leak {
             }
             Self::Session(id) => write!(f, "session {id} at the server"),
             Self::Task(name) => write!(f, "task {name:?}"),
+            Self::Unanswered(error) => write!(f, "perhaps something at the server: {error}"),
         }
     }
 }
@@ -112,8 +115,7 @@ pub fn tasks() -> Vec<&'static str> {
 }
 
 /// Ends a client as [`Client::shutdown`] does, and checks that it leaves nothing: no guard, no
-/// acquire, no task of this crate in this runtime, and, as far as a server answers, no entry and no
-/// session there.
+/// acquire, no task of this crate in this runtime, and no entry and no session at the server.
 /// What is on its way out is waited for, 5 s at most.
 ///
 /// # Errors
@@ -168,18 +170,22 @@ async fn named(client: &Client, census: Vec<Census>) -> Vec<Leak> {
     .collect()
 }
 
-/// What a server still has of these sessions; nothing, if none answers.
+/// What a server still has of these sessions.
 async fn at_server(client: &Client, sessions: &[v1::SessionCredential]) -> Vec<Leak> {
     let mut left = Vec::new();
     for credential in sessions {
         match renewed(client, credential).await {
             Ok(()) => left.extend(credential.session_id.parse().ok().map(Leak::Session)),
             Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(_) => return left,
+            Err(error) => return vec![Leak::Unanswered(error.to_string())],
         }
     }
     let ours = |id: &str| sessions.iter().any(|session| session.session_id == id);
-    for lock in client.list("").await.unwrap_or_default() {
+    let locks = match client.list("").await {
+        Ok(locks) => locks,
+        Err(error) => return vec![Leak::Unanswered(error.to_string())],
+    };
+    for lock in locks {
         let entries = lock.holders.iter().chain(&lock.waiters);
         // What is lost is there on purpose: for its lock-delay, or to fail its group.
         let entries = entries.filter(|entry| ours(&entry.session_id) && !entry.lost);

@@ -64,9 +64,6 @@ const LAYER: &str = "postgres";
 /// that is better known late than not at all.
 const COMMITTING: Duration = Duration::from_millis(50);
 
-/// How much longer than its context a commit may take before its connection is given up.
-const COMMIT: Duration = Duration::from_secs(2);
-
 /// How close to its deadline a context is when the server's timeouts are to have ended a statement.
 const NEARLY: Duration = Duration::from_millis(20);
 
@@ -218,7 +215,7 @@ impl<P: Pool> Postgres<P> {
             tx.roll_back().await;
             return Err(Fault::ended(&cause).into());
         }
-        let mut committing = std::pin::pin!(tx.commit(self.ctx.budget().map(|left| left + COMMIT)));
+        let mut committing = std::pin::pin!(tx.commit());
         let committed = match self.ctx.bound(LAYER, &mut committing).await {
             Ok(committed) => committed,
             Err(cause) => match tokio::time::timeout(COMMITTING, committing).await {

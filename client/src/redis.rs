@@ -147,7 +147,8 @@ impl Commands {
         self
     }
 
-    /// Keeps the token under this key, instead of `lockd:fence:<namespace>/<name>`.
+    /// Keeps the token under this key, instead of `lockd:fence:<namespace>/<name>`. Only what is
+    /// [fenced](Self::fenced) already has one.
     pub fn fence_key(mut self, key: impl Into<String>) -> Self {
         if let Some(Ok(fencing)) = &mut self.fencing {
             fencing.resources = vec![key.into()];
@@ -180,7 +181,7 @@ impl Commands {
     }
 
     /// Runs several commands in one round trip, and reads their answers. Under a fence they are one
-    /// step, as in a pipeline that is [`atomic`](Pipeline::atomic).
+    /// step, and the first that fails ends it: what came before has taken effect.
     ///
     /// # Errors
     /// As [`query`](Self::query); [`ErrorKind::InvalidArgument`] for a command that would block.
@@ -196,7 +197,12 @@ impl Commands {
             return Err(timed.failed(Fault::new(ErrorKind::InvalidArgument, message)));
         }
         let value = self.run(async |connection| connection.pipeline(pipeline).await).await;
-        value.map_err(|fault| timed.failed(fault))
+        // The first commands may have taken effect where a later one failed.
+        let begun = |fault: Fault| Fault {
+            may_have_applied: fault.may_have_applied || fault.kind == ErrorKind::Failed,
+            ..fault
+        };
+        value.map_err(|fault| timed.failed(begun(fault)))
     }
 
     /// Runs what does not block, on the connection that all share.
@@ -221,7 +227,8 @@ impl Commands {
     }
 
     /// Runs what blocks, on a connection of its own.
-    async fn block(&self, Blocking { command, shortened }: Blocking) -> Result<Value, Fault> {
+    async fn block(&self, blocking: Blocking) -> Result<Value, Fault> {
+        let Blocking { command, shortened, waits } = blocking;
         if self.fencing.is_some() {
             let message = "a command that blocks can't be fenced: it would hold up all of redis";
             return Err(Fault::new(ErrorKind::InvalidArgument, message));
@@ -230,8 +237,12 @@ impl Commands {
             self.ctx.bound(LAYER, Arc::clone(&self.redis.own).lend(&self.redis.client)).await;
         let lent = lent.map_err(|cause| Fault::ended(&cause))?.map_err(failed)?;
         let mut blocked = lent.send(command, self.redis.shared.clone());
-        let (answer, ended) = match self.ctx.bound(LAYER, blocked.answer()).await {
-            Ok(answer) => (answer, shortened.then_some(Cause::DeadlineExceeded)),
+        // It ends by itself, if the server is there.
+        let limit = waits.map_or(Duration::MAX, |waits| waits + self.redis.timeout);
+        let answer = tokio::time::timeout(limit, blocked.answer());
+        let (answer, ended) = match self.ctx.bound(LAYER, answer).await {
+            Ok(Ok(answer)) => (answer, shortened.then_some(Cause::DeadlineExceeded)),
+            Ok(Err(_)) => (blocked.end().await, None),
             // What it was given at this very moment is not to be lost.
             Err(cause) => (blocked.end().await, Some(cause)),
         };
@@ -239,7 +250,10 @@ impl Commands {
             (Some(Ok(Value::Nil)), Some(cause)) => Err(Fault::ended(&cause)),
             (Some(answer), _) => answer.map_err(failed),
             (None, Some(cause)) => Err(Fault { may_have_applied: true, ..Fault::ended(&cause) }),
-            (None, None) => Err(Fault::unavailable("the connection to redis was closed")),
+            (None, None) => {
+                let fault = Fault::unavailable("redis has not answered in time");
+                Err(Fault { may_have_applied: true, ..fault })
+            }
         }
     }
 }
@@ -287,7 +301,9 @@ fn read<T: FromRedisValue>(value: Value) -> RedisResult<T> {
 }
 
 fn failed(error: RedisError) -> Fault {
-    // A connection that broke had been written to.
-    let may_have_applied = error.is_io_error() && !error.is_connection_refusal();
+    // Only what the server itself refuses has not been done: a connection that broke had been
+    // written to, and an answer that can't be read is one.
+    let refused = matches!(error.kind(), redis::ErrorKind::Server(_) | redis::ErrorKind::Extension);
+    let may_have_applied = !refused && !error.is_connection_refusal();
     Fault { may_have_applied, ..Fault::failed(error) }
 }

@@ -34,7 +34,9 @@ impl Context {
     /// Headers that it has already stay, and so does a shorter timeout.
     ///
     /// ```no_run
-    /// # async fn example(http: reqwest::Client, ctx: lockd_client::Context) -> Result<(), lockd_client::Error> {
+    /// # async fn example(
+    /// #     http: reqwest::Client, ctx: lockd_client::Context,
+    /// # ) -> Result<(), lockd_client::Error> {
     /// let answer = ctx.reqwest(http.get("http://stock.internal/items/7")).send().await?;
     /// # Ok(()) }
     /// ```

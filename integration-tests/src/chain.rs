@@ -87,13 +87,33 @@ impl Chain {
         self.call("POST", &format!("/orders/{item}"), headers).await
     }
 
-    /// Has `count` callers hang up, each at some moment within `moments`, several at a time. The first
-    /// ones are not counted: they bring all pools and connections to their size.
+    /// Has `count` callers hang up, each at some moment within `moments`, several at a time. Those before
+    /// are not counted: they bring all pools and connections to their size.
+    ///
+    /// # Panics
+    /// When an order cannot be placed.
     pub async fn hang_up(&mut self, count: u64, moments: Duration) {
+        let answer = self.order("chair", "").await.expect("an answer");
+        assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
         self.callers(2 * CALLERS as u64, moments).await;
         tokio::time::sleep(LATER).await;
         self.tasks = tasks(&self.status().await);
         self.callers(count, moments).await;
+    }
+
+    /// Has one caller hang up while its query runs.
+    ///
+    /// # Panics
+    /// When no query is seen.
+    pub async fn hang_up_on_a_query(&self) {
+        let mut stream = TcpStream::connect(self.http).await.expect("the service accepts");
+        let request = request("POST", "/orders/chair", "");
+        stream.write_all(request.as_bytes()).await.expect("the service reads");
+        eventually("its query runs", START, async || match self.queries().await {
+            0 => Err("none does"),
+            _ => Ok(()),
+        })
+        .await;
     }
 
     async fn callers(&self, count: u64, moments: Duration) {
@@ -119,20 +139,25 @@ impl Chain {
     /// What is left a second after the last caller has gone.
     pub async fn left(&self) -> Left {
         tokio::time::sleep(LATER).await;
-        let running = format!(
-            "SELECT count(*) FROM pg_stat_activity WHERE application_name = '{}' AND state <> 'idle'",
-            self.name
-        );
-        let queries = Postgres::shared().await.sql(&running).await;
+        let queries = self.queries().await;
         let status = self.status().await;
         let number = |key: &str| status[key].as_u64().unwrap_or_default();
         Left {
-            queries: queries.parse().unwrap_or_default(),
+            queries,
             locks: number("locks_held"),
             waiters: number("waiters"),
             tasks: tasks(&status).saturating_sub(self.tasks),
             permits: number("connections") - number("connections_idle"),
         }
+    }
+
+    async fn queries(&self) -> u64 {
+        let running = format!(
+            "SELECT count(*) FROM pg_stat_activity WHERE application_name = '{}' AND state <> 'idle'",
+            self.name
+        );
+        let count = Postgres::shared().await.sql(&running).await;
+        count.parse().expect("a number")
     }
 
     /// Ends it by `SIGINT`, as ^C does; whether it ended well.

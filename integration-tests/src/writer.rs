@@ -10,7 +10,7 @@ use tokio::process::{Child, ChildStdout, Command};
 
 use crate::{Daemon, daemon::lockd_binary, database};
 
-/// Short, since each round waits for it to run out.
+/// That of the writer which is stopped. Short, since each round waits for it to run out.
 pub const TTL: Duration = Duration::from_secs(1);
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -77,10 +77,10 @@ pub async fn stop_and_go(daemon: &Daemon, rounds: u32, name: &str, fenced: bool)
     postgres.sql(&format!("CREATE TABLE {name} (id bigserial, token bigint)")).await;
     let urls = [daemon.url(), postgres.url(), redis.url()];
     let mut stopped = Stopped::start(&urls, name, fenced);
-    let client = Client::builder().addrs(daemon.url()).ttl(TTL).connect().await.expect("lockd");
+    let client = Client::builder().addrs(daemon.url()).connect().await.expect("lockd");
     let writer = Writer::new(&urls[1], &urls[2], name, fenced);
     for round in 0..rounds {
-        stopped.until("held").await;
+        stopped.until("wrote").await;
         tokio::time::sleep(Duration::from_micros(u64::from(round).wrapping_mul(7919) % 60_000))
             .await;
         stopped.signal(Signal::STOP);

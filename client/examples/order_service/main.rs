@@ -38,7 +38,7 @@ mod shop;
 /// What the shop sells, and how many of it there are.
 const TABLES: &str = "
     CREATE TABLE IF NOT EXISTS items (name text PRIMARY KEY, stock bigint NOT NULL CHECK (stock >= 0));
-    CREATE TABLE IF NOT EXISTS orders (id bigserial PRIMARY KEY, item text NOT NULL, quantity bigint NOT NULL);
+    CREATE TABLE IF NOT EXISTS orders (id bigserial PRIMARY KEY, item text, quantity bigint);
     INSERT INTO items SELECT name, 1000000 FROM unnest(ARRAY['chair', 'table', 'lamp', 'shelf']) AS name
     ON CONFLICT DO NOTHING;";
 

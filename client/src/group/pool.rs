@@ -86,7 +86,8 @@ impl<T> Sender<T> {
 
 impl<E: Send + 'static> Group<E> {
     /// Starts workers that take items from one queue, which has room for `queue` items (zero is as
-    /// good as one). The group's [limit](Self::limit) does not concern them.
+    /// good as one). The group's [limit](Self::limit) does not concern them. Without a worker nothing
+    /// can be sent.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]

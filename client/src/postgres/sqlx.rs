@@ -117,12 +117,11 @@ impl Driver for PgPool {
     }
 
     async fn reset(connection: &mut Self::Connection) -> Outcome<()> {
-        if connection.is_in_transaction() {
-            return Ok(roll_back(connection).await?);
+        match end(connection).await {
+            // sqlx answers first with what the query has left that was dropped: that it is cancelled.
+            Err(error) if error.as_database_error().is_some() => Ok(end(connection).await?),
+            ended => Ok(ended?),
         }
-        // One of which sqlx does not know was begun by a future that was dropped.
-        connection.execute("ROLLBACK").await?;
-        Ok(())
     }
 
     async fn elsewhere(&self, sql: String) -> Outcome<()> {
@@ -160,6 +159,15 @@ impl Driver for PgPool {
     }
 }
 
+/// Ends whatever transaction is open.
+async fn end(connection: &mut PgConnection) -> sqlx::Result<()> {
+    if connection.is_in_transaction() {
+        return roll_back(connection).await;
+    }
+    // One of which sqlx does not know was begun by a future that was dropped.
+    connection.execute("ROLLBACK").await.map(drop)
+}
+
 /// Ends what sqlx has open, savepoints first.
 async fn roll_back(connection: &mut PgConnection) -> sqlx::Result<()> {
     while Manager::get_transaction_depth(connection) > 0 {
@@ -175,9 +183,11 @@ impl Lent {
     async fn give_back(&mut self) -> Outcome<()> {
         if let Some(connection) = &mut self.0 {
             roll_back(connection).await?;
+        }
+        // From here on its place in the pool is freed also if this is given up.
+        if let Some(mut connection) = self.0.take() {
             connection.return_to_pool().await;
         }
-        self.0 = None;
         Ok(())
     }
 }

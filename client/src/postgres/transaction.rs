@@ -81,14 +81,20 @@ impl<P: Pool> Transaction<P> {
         P::stored(self.connection_mut(), resources).await
     }
 
-    /// Commits in a task of its own, so that it is not left half-way; `limit` is for a server that
-    /// does not answer.
-    pub(super) async fn commit(mut self, limit: Option<Duration>) -> Commit {
+    /// Commits in a task of its own, so that it is not left half-way by whoever waits here.
+    pub(super) async fn commit(mut self) -> Commit {
         let Some(mut connection) = self.connection.take() else { return Commit::Unknown };
         let (pool, key) = (self.pool.clone(), self.key);
-        let (tell, told) = tokio::sync::oneshot::channel();
+        let (mut tell, told) = tokio::sync::oneshot::channel();
         drop(tasks::in_background(&self.runtime, "postgres: commit", async move {
-            let committed = within(limit, P::commit(&mut connection)).await;
+            let given_up = async {
+                tell.closed().await;
+                tokio::time::sleep(SETTLE).await;
+            };
+            let committed = tokio::select! {
+                committed = P::commit(&mut connection) => Some(committed),
+                () = given_up => None,
+            };
             let clean = matches!(committed, Some(Ok(())));
             let outcome = match committed {
                 Some(Ok(())) => Commit::Done,
@@ -157,11 +163,11 @@ impl<P: Pool> Drop for Transaction<P> {
 
 /// Makes a connection clean, or closes it.
 async fn settle<P: Pool>(pool: P, mut connection: P::Connection, cancel: Option<Key>) {
-    let clean = within(Some(SETTLE), reset(&pool, &mut connection, cancel)).await;
+    let clean = tokio::time::timeout(SETTLE, reset(&pool, &mut connection, cancel)).await;
     match clean {
-        Some(Ok(())) => return P::give_back(connection).await,
-        Some(Err(error)) => tracing::debug!(%error, "a connection to Postgres is closed"),
-        None => tracing::debug!("a connection to Postgres is closed: it is not clean in time"),
+        Ok(Ok(())) => return P::give_back(connection).await,
+        Ok(Err(error)) => tracing::debug!(%error, "a connection to Postgres is closed"),
+        Err(_) => tracing::debug!("a connection to Postgres is closed: it is not clean in time"),
     }
     P::discard(connection);
 }
@@ -180,12 +186,5 @@ async fn reset<P: Pool>(
         if let Ok(reset) = tokio::time::timeout(CANCELLED, &mut reset).await {
             return reset;
         }
-    }
-}
-
-async fn within<T>(limit: Option<Duration>, future: impl Future<Output = T>) -> Option<T> {
-    match limit {
-        Some(limit) => tokio::time::timeout(limit, future).await.ok(),
-        None => Some(future.await),
     }
 }

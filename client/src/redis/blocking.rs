@@ -14,8 +14,10 @@ enum Timeout {
     FirstSeconds,
     LastSeconds,
     LastMilliseconds,
-    /// Behind the word `BLOCK`; without it the command does not block.
-    BlockMilliseconds,
+    /// Behind the option `BLOCK`, of those that begin here; without it the command does not block.
+    BlockMilliseconds {
+        options: usize,
+    },
 }
 
 /// A command that blocks, to be sent.
@@ -24,6 +26,8 @@ pub(super) struct Blocking {
     pub(super) command: Cmd,
     /// Whether it waits for less time than it was asked to.
     pub(super) shortened: bool,
+    /// How long it waits, if not for ever.
+    pub(super) waits: Option<Duration>,
 }
 
 /// <https://redis.io/docs/latest/commands/>, those with the flag `blocking`.
@@ -34,7 +38,9 @@ fn timeout_of(name: &str) -> Option<Timeout> {
             Some(Timeout::LastSeconds)
         }
         "WAIT" | "WAITAOF" => Some(Timeout::LastMilliseconds),
-        "XREAD" | "XREADGROUP" => Some(Timeout::BlockMilliseconds),
+        "XREAD" => Some(Timeout::BlockMilliseconds { options: 1 }),
+        // Behind `GROUP`, the group and the consumer.
+        "XREADGROUP" => Some(Timeout::BlockMilliseconds { options: 4 }),
         _ => None,
     }
 }
@@ -51,8 +57,12 @@ pub(super) fn clamp(command: &Cmd, left: Option<Duration>) -> Option<Blocking> {
     let position = match timeout {
         Timeout::FirstSeconds => 1,
         Timeout::LastSeconds | Timeout::LastMilliseconds => arguments.len().checked_sub(1)?,
-        Timeout::BlockMilliseconds => {
-            1 + arguments.iter().position(|argument| argument.eq_ignore_ascii_case(b"BLOCK"))?
+        Timeout::BlockMilliseconds { options } => {
+            let named = |word: &[u8], name: &[u8]| word.eq_ignore_ascii_case(name);
+            // What follows is names of streams, and ids.
+            let words = arguments.iter().take_while(|word| !named(word, b"STREAMS"));
+            let mut words = words.enumerate().skip(options);
+            1 + words.find(|(_, word)| named(word, b"BLOCK"))?.0
         }
     };
     // What is no number is for the server to refuse.
@@ -67,7 +77,8 @@ pub(super) fn clamp(command: &Cmd, left: Option<Duration>) -> Option<Blocking> {
             text.map_or(Cow::Borrowed(*argument), |text| Cow::Owned(text.into_bytes())).as_ref(),
         );
     }
-    Some(Blocking { command: out, shortened: clamped.is_some() })
+    let waits = clamped.map(|(granted, _)| granted).or(wanted.flatten());
+    Some(Blocking { command: out, shortened: clamped.is_some(), waits })
 }
 
 fn arguments(command: &Cmd) -> Vec<&[u8]> {
@@ -87,7 +98,7 @@ impl Timeout {
             Self::FirstSeconds | Self::LastSeconds => {
                 Duration::try_from_secs_f64(text.parse().ok()?).ok()?
             }
-            Self::LastMilliseconds | Self::BlockMilliseconds => {
+            Self::LastMilliseconds | Self::BlockMilliseconds { .. } => {
                 Duration::from_millis(text.parse().ok()?)
             }
         };
@@ -101,7 +112,7 @@ impl Timeout {
             Self::FirstSeconds | Self::LastSeconds => {
                 format!("{}.{:03}", milliseconds / 1000, milliseconds % 1000)
             }
-            Self::LastMilliseconds | Self::BlockMilliseconds => milliseconds.to_string(),
+            Self::LastMilliseconds | Self::BlockMilliseconds { .. } => milliseconds.to_string(),
         }
     }
 }
@@ -115,7 +126,7 @@ mod tests {
         for word in line.split(' ') {
             command.arg(word);
         }
-        let Blocking { command, shortened } = clamp(&command, Some(left))?;
+        let Blocking { command, shortened, .. } = clamp(&command, Some(left))?;
         let words = arguments(&command).into_iter().map(String::from_utf8_lossy);
         Some((words.collect::<Vec<_>>().join(" "), shortened))
     }
@@ -130,6 +141,10 @@ mod tests {
             ("BZMPOP 0 1 a MIN", "BZMPOP 0.995 1 a MIN"),
             ("WAIT 2 60000", "WAIT 2 995"),
             ("XREAD COUNT 2 BLOCK 0 STREAMS s $", "XREAD COUNT 2 BLOCK 995 STREAMS s $"),
+            (
+                "XREADGROUP GROUP block c BLOCK 0 STREAMS s >",
+                "XREADGROUP GROUP block c BLOCK 995 STREAMS s >",
+            ),
             (
                 "XREADGROUP GROUP g c block 9999 STREAMS s >",
                 "XREADGROUP GROUP g c block 995 STREAMS s >",
@@ -154,7 +169,8 @@ mod tests {
 
     #[test]
     fn what_does_not_block_is_none_of_its_business() {
-        for asked in ["GET BLPOP", "XREAD STREAMS s 0", "LPOP a", "SET k BLOCK"] {
+        let streams = ["XREAD STREAMS block 0", "XREADGROUP GROUP block 20 STREAMS s >"];
+        for asked in ["GET BLPOP", "LPOP a", "SET k BLOCK"].into_iter().chain(streams) {
             assert_eq!(clamped(asked, Duration::from_secs(1)), None, "{asked}");
         }
     }

@@ -54,8 +54,13 @@ pub(super) struct Lent {
     _permit: OwnedSemaphorePermit,
 }
 
+/// How long a new connection may take to say its id.
+const OPEN: Duration = Duration::from_secs(5);
+
 /// A command that blocks. Dropping it ends the command.
 pub(super) struct Blocked {
+    /// Its name, for what is lost with it.
+    name: String,
     answer: oneshot::Receiver<Option<RedisResult<Value>>>,
     stop: CancellationToken,
     _stops: DropGuard,
@@ -90,8 +95,10 @@ impl Connection {
         // It blocks for as long as its command says.
         let config = AsyncConnectionConfig::new().set_response_timeout(None);
         let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
-        let id = redis::cmd("CLIENT").arg("ID").query_async(&mut connection).await?;
-        Ok(Self { connection, id })
+        let mut ask = redis::cmd("CLIENT");
+        let id = timeout(OPEN, ask.arg("ID").query_async(&mut connection)).await;
+        let late = |_| (redis::ErrorKind::Io, "a new connection has not answered");
+        Ok(Self { connection, id: id.map_err(late)?? })
     }
 }
 
@@ -100,25 +107,17 @@ impl Lent {
     /// from which it can be unblocked.
     pub(super) fn send(self, command: Cmd, elsewhere: ConnectionManager) -> Blocked {
         let (tell, answer) = oneshot::channel();
+        let name = super::blocking::name(&command);
         let stop = CancellationToken::new();
-        let stopped = stop.clone();
-        drop(tasks::in_background(
-            &Handle::current(),
-            "redis: a command that blocks",
-            async move {
-                let answer = self.answer(&command, &stopped, elsewhere).await;
-                if let Err(Some(Ok(value))) = tell.send(answer)
-                    && !matches!(value, Value::Nil | Value::Int(_) | Value::ServerError(_))
-                {
-                    let command = super::blocking::name(&command);
-                    tracing::warn!(
-                        command,
-                        "redis answered a command that nobody waits for any more"
-                    );
-                }
-            },
-        ));
-        Blocked { answer, stop: stop.clone(), _stops: stop.drop_guard() }
+        let (stopped, its_name) = (stop.clone(), name.clone());
+        let blocks = async move {
+            let answer = self.answer(&command, &stopped, elsewhere).await;
+            if let Err(Some(Ok(value))) = tell.send(answer) {
+                lost(&its_name, &value);
+            }
+        };
+        drop(tasks::in_background(&Handle::current(), "redis: a command that blocks", blocks));
+        Blocked { name, answer, stop: stop.clone(), _stops: stop.drop_guard() }
     }
 
     /// `None` if there was none in time: the connection is closed then.
@@ -175,5 +174,22 @@ impl Blocked {
     pub(super) async fn end(mut self) -> Option<RedisResult<Value>> {
         self.stop.cancel();
         self.answer().await
+    }
+}
+
+impl Drop for Blocked {
+    fn drop(&mut self) {
+        // An answer may have come that nobody has looked at; one that comes later is told of there.
+        self.answer.close();
+        if let Ok(Some(Ok(value))) = self.answer.try_recv() {
+            lost(&self.name, &value);
+        }
+    }
+}
+
+/// Says that a command has taken something that nobody gets.
+fn lost(command: &str, value: &Value) {
+    if !matches!(value, Value::Nil | Value::Int(_) | Value::ServerError(_)) {
+        tracing::warn!(command, "redis answered a command that nobody waits for any more");
     }
 }

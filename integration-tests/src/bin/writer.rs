@@ -1,7 +1,8 @@
 //! Writes under a lock, again and again, for tests that stop it in the middle.
 //!
 //! `writer LOCKD POSTGRES REDIS NAME fenced|unfenced`: the name is that of the lock, of a table with a
-//! column `token`, and of a list. Says `held` and `lost` on its output.
+//! column `token`, and of a list. Says `wrote` on its output when a guard has written for the first time,
+//! and `lost`.
 
 #![allow(
     clippy::unwrap_used,
@@ -25,11 +26,14 @@ async fn main() {
     let writer = Writer::new(postgres, redis, name, fenced == "fenced");
     loop {
         let guard = client.lock(name).acquire(&Context::background()).await.unwrap();
-        say("held");
+        let mut wrote = false;
         while guard.check().is_ok() {
             // What is read, decided and written takes a moment, in which much can happen.
             tokio::time::sleep(Duration::from_millis(1)).await;
-            writer.write(&guard).await.ok();
+            if writer.write(&guard).await.is_ok() && !wrote {
+                say("wrote");
+                wrote = true;
+            }
         }
         say("lost");
     }

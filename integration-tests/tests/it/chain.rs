@@ -35,13 +35,15 @@ async fn a_deadline_is_kept_and_an_interrupt_ends_what_runs() {
     assert_eq!(Left { tasks: 0, ..chain.left().await }, Left::default());
 }
 
-/// The control: it is the propagation that does this.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_propagation_queries_go_on() {
-    let mut chain = Chain::start(Duration::from_secs(8), "off").await;
-    chain.hang_up(8, Duration::from_millis(300)).await;
-    let left = chain.left().await;
-    assert!(left.queries > 0, "{left:?}");
+/// With its control: it is the propagation that does this.
+#[tokio::test]
+async fn a_query_ends_with_its_caller() {
+    let query = Duration::from_secs(60);
+    let with = Chain::start(query, "on").await;
+    with.hang_up_on_a_query().await;
+    let without = Chain::start(query, "off").await;
+    without.hang_up_on_a_query().await;
+    assert_eq!((with.left().await.queries, without.left().await.queries), (0, 1));
 }
 
 /// A small one of what `make bench-context` does 200 times.

@@ -14,6 +14,7 @@ both_drivers!(
     a_future_that_is_dropped_anywhere_leaves_nothing_open,
     a_late_cancel_never_hits_the_next_transaction,
     a_silent_server_keeps_neither_the_caller_nor_the_pool,
+    a_commit_that_nobody_answers_may_have_applied,
     cancelling_works_while_the_pool_is_exhausted,
 );
 
@@ -108,6 +109,25 @@ async fn a_silent_server_keeps_neither_the_caller_nor_the_pool<D: Db>() {
     assert!(start.elapsed() < SOON, "{:?}", start.elapsed());
     proxy.set(Mode::Pass).await;
     backend(&soon(), &pool).await;
+}
+
+async fn a_commit_that_nobody_answers_may_have_applied<D: Db>() {
+    let postgres = Postgres::shared().await;
+    let proxy = Proxy::start(postgres.address()).await;
+    let pool = D::connect(&postgres.url_at(&proxy.addr().to_string()), 1);
+    backend(&soon(), &pool).await;
+    let start = Instant::now();
+    let ctx = Context::background().with_timeout(Duration::from_millis(500));
+    let work = async |tx: &mut Transaction<D>| {
+        D::run(tx, "SELECT 1".into()).await?;
+        proxy.set(Mode::Blackhole).await;
+        Ok::<_, Box<dyn std::error::Error + Send + Sync>>(())
+    };
+    let error = ctx.postgres(&pool).transaction(work).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::DeadlineExceeded, "{error}");
+    assert!(error.may_have_applied());
+    all_back(&pool).await;
+    assert!(start.elapsed() < SOON, "{:?}", start.elapsed());
 }
 
 async fn cancelling_works_while_the_pool_is_exhausted<D: Db>() {
