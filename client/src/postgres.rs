@@ -175,7 +175,7 @@ impl<P: Pool> Postgres<P> {
                 Err(stopped)
             }
             Err(cause) => {
-                tx.roll_back().await;
+                tx.cancel().await;
                 Err(Fault::ended(&cause).into())
             }
         }

@@ -14,7 +14,7 @@ cargo build --release --target "$target" -p lockd
 cargo build --release --target "$target" -p lockd-client --example order_service \
     --features grpc,http,postgres,redis
 bin=deploy/order-service/bin
-mkdir -p "$bin"
+mkdir -p "$bin/data"
 cp "$CARGO_TARGET_DIR/$target/release/lockd" "$CARGO_TARGET_DIR/$target/release/examples/order_service" "$bin/"
 
 export POSTGRES_IMAGE=${POSTGRES_IMAGE:-$(deploy/test-images/image.sh postgres)}

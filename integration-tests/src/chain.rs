@@ -63,6 +63,8 @@ impl Chain {
         postgres.sql(&format!("CREATE SCHEMA {name}")).await;
         let child = Command::new(lockd_binary().with_file_name("examples").join("order_service"))
             .env("LOCKD_ADDR", daemon.url())
+            // Tokens begin anew with this daemon: their fences in the shared Redis must too.
+            .env("LOCKD_NAMESPACE", &name)
             .env("LOCKD_DEADLINE_PROPAGATION", propagation)
             .env("DATABASE_URL", format!("{}?{schema}", postgres.url()))
             .env("REDIS_URL", redis.url())

@@ -190,7 +190,10 @@ async fn pump(
     };
     let write = async move {
         while let Some((due, chunk)) = arriving.recv().await {
-            sleep_until(due).await;
+            // A timer is up to a millisecond late, which is long for a link without latency.
+            if due > Instant::now() {
+                sleep_until(due).await;
+            }
             passing(&mut at_exit).await?;
             to.write_all(&chunk).await?;
         }

@@ -1,6 +1,7 @@
 //! The command line: one file a command, each with its flags, its help and its `run`.
 
 mod barrier;
+mod bench;
 mod completion;
 mod config;
 mod connect;
@@ -86,6 +87,8 @@ enum Command {
     ForceRelease(force_release::Args),
     /// Make the table by which a database refuses late writers
     Fence(fence::Args),
+    /// Measure how fast a daemon is
+    Bench(bench::Args),
     /// Show how a daemon is doing
     Status(status::Args),
     /// Run the daemon
@@ -155,6 +158,7 @@ fn run(command: Command, globals: &Globals) -> Result<Exit, Failure> {
             Command::Watch(args) => watch::run(args, globals).await,
             Command::ForceRelease(args) => force_release::run(args, globals).await,
             Command::Fence(args) => fence::run(args).await,
+            Command::Bench(args) => bench::run(args, globals).await,
             Command::Status(args) => status::run(args, globals).await,
             Command::Serve(args) => serve::run(&args).await,
             Command::Dev(args) => dev::run(&args).await,

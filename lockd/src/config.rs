@@ -11,6 +11,7 @@ use figment::{
     Figment,
     providers::{Format as _, Serialized, Toml},
 };
+use lockd_client::Propagation;
 use secret::Secret;
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -403,6 +404,7 @@ fn layers(flags: &Flags) -> Result<Figment, ConfigError> {
         layers = layers.merge(Toml::file_exact(path));
     }
     environment::refuse_unknown()?;
+    Propagation::from_env().map_err(|error| invalid(error.to_string()))?;
     Ok(layers.merge(Environment).merge(Serialized::globals(flags)))
 }
 

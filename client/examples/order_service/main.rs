@@ -19,6 +19,7 @@ mod stock;
 use std::{env, net::SocketAddr, time::Duration};
 
 use anyhow::Context as _;
+use futures::future::try_join_all;
 use lockd_client::{Client, Context, grpc, postgres::FENCE_TABLE, redis::Redis};
 use tokio::net::TcpListener;
 use tonic::transport::{Server, server::TcpIncoming};
@@ -93,8 +94,12 @@ async fn stock() -> anyhow::Result<Stock> {
     let url = or("DATABASE_URL", "postgres://postgres:order@127.0.0.1:5432/postgres");
     let manager = deadpool_postgres::Manager::new(url.parse()?, tokio_postgres::NoTls);
     let pool = deadpool_postgres::Pool::builder(manager).max_size(POOL).build()?;
-    let database = pool.get().await.context("connect to Postgres: see DATABASE_URL")?;
+    // All of them, so that `/status` shows whether one is missing later.
+    let all = try_join_all((0..POOL).map(|_| pool.get())).await;
+    let all = all.context("connect to Postgres: see DATABASE_URL")?;
+    let [database, ..] = all.as_slice() else { anyhow::bail!("the pool is empty") };
     database.batch_execute(&format!("{FENCE_TABLE}; {TABLES}")).await?;
+    drop(all);
     let redis = redis::Client::open(or("REDIS_URL", "redis://127.0.0.1:6379/"))?;
     let work = Duration::from_millis(or("ORDER_WORK_MS", "2000").parse()?);
     let client = Client::from_env().await?;

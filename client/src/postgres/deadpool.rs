@@ -4,7 +4,7 @@ use std::{error::Error as StdError, time::Duration};
 
 use deadpool::managed::Manager as _;
 use deadpool_postgres::{ClientWrapper, Object, Pool, Timeouts};
-use tokio_postgres::{Row, types::ToSql};
+use tokio_postgres::{Row, error::DbError, types::ToSql};
 
 use super::{Postgres, fence, pool::sealed::Driver};
 use crate::error::Error;
@@ -129,7 +129,9 @@ impl Driver for Pool {
     }
 
     fn sql_state(error: &(dyn StdError + 'static)) -> Option<String> {
-        let error = error.downcast_ref::<tokio_postgres::Error>()?;
-        Some(error.code()?.code().to_owned())
+        // The driver's own error is none of the sources of one that is transparent to it.
+        let driver = error.downcast_ref::<tokio_postgres::Error>();
+        let said = driver.map_or_else(|| error.downcast_ref(), tokio_postgres::Error::as_db_error);
+        said.map(|said: &DbError| said.code().code().to_owned())
     }
 }

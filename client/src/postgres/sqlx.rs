@@ -5,6 +5,7 @@ use std::{error::Error as StdError, time::Duration};
 use sqlx::{
     AssertSqlSafe, Connection as _, Database, Execute, Executor as _, PgConnection, PgPool,
     SqlSafeStr as _,
+    error::DatabaseError,
     pool::PoolConnection,
     postgres::{PgQueryResult, PgRow},
 };
@@ -19,6 +20,9 @@ type Outcome<T> = Result<T, Box<dyn StdError + Send + Sync>>;
 /// How long a connection may take to answer when it comes back, before its place is freed all the
 /// same. sqlx itself would wait as long as the kernel does.
 const RETURN: Duration = Duration::from_secs(1);
+
+/// How long a pool that has room may take to connect, before a connection beside it is made.
+const ROOM: Duration = Duration::from_millis(500);
 
 /// Single statements, each a transaction of its own: only so can it have timeouts of its own.
 impl Postgres<PgPool> {
@@ -126,13 +130,13 @@ impl Driver for PgPool {
 
     async fn elsewhere(&self, sql: String) -> Outcome<()> {
         let sql = AssertSqlSafe(sql);
-        match self.try_acquire() {
-            Some(idle) => {
-                let mut lent = Lent(Some(idle));
+        match spare(self).await {
+            Some(spare) => {
+                let mut lent = Lent(Some(spare));
                 if let Some(connection) = &mut lent.0 {
                     connection.execute(sqlx::raw_sql(sql)).await?;
                 }
-                lent.give_back().await?;
+                lent.give_back().await;
             }
             None => {
                 let mut beside = PgConnection::connect_with(&self.connect_options()).await?;
@@ -154,9 +158,22 @@ impl Driver for PgPool {
     }
 
     fn sql_state(error: &(dyn StdError + 'static)) -> Option<String> {
-        let error = error.downcast_ref::<sqlx::Error>()?;
-        Some(error.as_database_error()?.code()?.into_owned())
+        // The driver's own error is none of the sources of one that is transparent to it.
+        let driver = error.downcast_ref().and_then(sqlx::Error::as_database_error);
+        let said =
+            driver.or_else(|| error.downcast_ref::<Box<dyn DatabaseError>>().map(|said| &**said));
+        Some(said?.code()?.into_owned())
     }
+}
+
+/// A connection that is idle, or for which the pool has room: then the next one will be idle.
+async fn spare(pool: &PgPool) -> Option<PoolConnection<sqlx::Postgres>> {
+    let idle = pool.try_acquire();
+    if idle.is_some() || pool.size() >= pool.options().get_max_connections() {
+        return idle;
+    }
+    // Somebody else may take the room, and keep it.
+    tokio::time::timeout(ROOM, pool.acquire()).await.ok()?.ok()
 }
 
 /// Ends whatever transaction is open.
@@ -180,15 +197,15 @@ async fn roll_back(connection: &mut PgConnection) -> sqlx::Result<()> {
 struct Lent(Option<PoolConnection<sqlx::Postgres>>);
 
 impl Lent {
-    async fn give_back(&mut self) -> Outcome<()> {
-        if let Some(connection) = &mut self.0 {
-            roll_back(connection).await?;
-        }
+    async fn give_back(&mut self) {
         // From here on its place in the pool is freed also if this is given up.
         if let Some(mut connection) = self.0.take() {
+            // It goes with the round trip by which sqlx tests what it is given back.
+            while Manager::get_transaction_depth(&connection) > 0 {
+                Manager::start_rollback(&mut connection);
+            }
             connection.return_to_pool().await;
         }
-        Ok(())
     }
 }
 

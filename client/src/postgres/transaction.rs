@@ -106,15 +106,25 @@ impl<P: Pool> Transaction<P> {
             if clean {
                 P::give_back(connection).await;
             } else {
-                settle(pool, connection, Some(key)).await;
+                settle(pool, connection, Some((key, Runs::Hardly))).await;
             }
         }));
         told.await.unwrap_or(Commit::Unknown)
     }
 
-    /// Ends it without a commit, and waits until its connection is clean or closed.
-    pub(super) async fn roll_back(mut self) {
-        if let Some(settling) = self.settle() {
+    /// Ends it without a commit when its work has ended, and waits until its connection is clean or
+    /// closed.
+    pub(super) async fn roll_back(self) {
+        self.end(Runs::Hardly).await;
+    }
+
+    /// The same when its work was given up.
+    pub(super) async fn cancel(self) {
+        self.end(Runs::Surely).await;
+    }
+
+    async fn end(mut self, runs: Runs) {
+        if let Some(settling) = self.settle(runs) {
             // It has its own limit; a panic in a driver is the runtime's to report.
             drop(settling.await);
         }
@@ -130,10 +140,10 @@ impl<P: Pool> Transaction<P> {
         self.connection.as_mut().expect("an open transaction has its connection")
     }
 
-    fn settle(&mut self) -> Option<tokio::task::JoinHandle<()>> {
+    fn settle(&mut self, runs: Runs) -> Option<tokio::task::JoinHandle<()>> {
         let connection = self.connection.take()?;
-        let key = self.cancels.then_some(self.key);
-        let settling = settle(self.pool.clone(), connection, key);
+        let cancel = self.cancels.then_some((self.key, runs));
+        let settling = settle(self.pool.clone(), connection, cancel);
         Some(tasks::in_background(&self.runtime, "postgres: settle", settling))
     }
 }
@@ -157,12 +167,20 @@ impl DerefMut for Transaction<sqlx::PgPool> {
 
 impl<P: Pool> Drop for Transaction<P> {
     fn drop(&mut self) {
-        drop(self.settle());
+        drop(self.settle(Runs::Surely));
     }
 }
 
+/// Whether a query is still at it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Runs {
+    Surely,
+    /// Only one that the work has dropped.
+    Hardly,
+}
+
 /// Makes a connection clean, or closes it.
-async fn settle<P: Pool>(pool: P, mut connection: P::Connection, cancel: Option<Key>) {
+async fn settle<P: Pool>(pool: P, mut connection: P::Connection, cancel: Option<(Key, Runs)>) {
     let clean = tokio::time::timeout(SETTLE, reset(&pool, &mut connection, cancel)).await;
     match clean {
         Ok(Ok(())) => return P::give_back(connection).await,
@@ -176,10 +194,15 @@ async fn settle<P: Pool>(pool: P, mut connection: P::Connection, cancel: Option<
 async fn reset<P: Pool>(
     pool: &P,
     connection: &mut P::Connection,
-    cancel: Option<Key>,
+    cancel: Option<(Key, Runs)>,
 ) -> Outcome<()> {
-    let Some(key) = cancel else { return P::reset(connection).await };
+    let Some((key, runs)) = cancel else { return P::reset(connection).await };
     let mut reset = pin!(P::reset(connection));
+    if runs == Runs::Hardly
+        && let Ok(reset) = tokio::time::timeout(CANCELLED, &mut reset).await
+    {
+        return reset;
+    }
     loop {
         // Awaited to its end, so that it can't hit what comes after this transaction.
         pool.elsewhere(key.cancel_sql()).await?;

@@ -21,6 +21,9 @@ use crate::tasks;
 /// How long a blocked command may take to end, before its connection is closed.
 const SETTLE: Duration = Duration::from_secs(1);
 
+/// How long a connection may take to say its id.
+const OPEN: Duration = Duration::from_secs(5);
+
 /// How long it may take once it is unblocked. It may have been on its way to the server when the
 /// request overtook it: then it is unblocked again.
 const UNBLOCKED: Duration = Duration::from_millis(20);
@@ -54,9 +57,6 @@ pub(super) struct Lent {
     _permit: OwnedSemaphorePermit,
 }
 
-/// How long a new connection may take to say its id.
-const OPEN: Duration = Duration::from_secs(5);
-
 /// A command that blocks. Dropping it ends the command.
 pub(super) struct Blocked {
     /// Its name, for what is lost with it.
@@ -76,12 +76,26 @@ impl Own {
     pub(super) async fn lend(self: Arc<Self>, client: &Client) -> RedisResult<Lent> {
         let closed = |_| (redis::ErrorKind::Client, "the connections are closed");
         let permit = Arc::clone(&self.permits).acquire_owned().await.map_err(closed)?;
-        let idle = self.idle().pop();
-        let connection = match idle {
+        let connection = match self.alive().await {
             Some(connection) => connection,
             None => Connection::open(client).await?,
         };
         Ok(Lent { connection, own: self, _permit: permit })
+    }
+
+    /// One that was used before. The server may have ended it since, and what is sent on it now may
+    /// not be repeated, so it is asked first: that costs less than a new connection.
+    async fn alive(&self) -> Option<Connection> {
+        loop {
+            let mut idle = self.pop()?;
+            if id(&mut idle.connection).await.is_ok() {
+                return Some(idle);
+            }
+        }
+    }
+
+    fn pop(&self) -> Option<Connection> {
+        self.idle().pop()
     }
 
     fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Connection>> {
@@ -95,11 +109,16 @@ impl Connection {
         // It blocks for as long as its command says.
         let config = AsyncConnectionConfig::new().set_response_timeout(None);
         let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
-        let mut ask = redis::cmd("CLIENT");
-        let id = timeout(OPEN, ask.arg("ID").query_async(&mut connection)).await;
-        let late = |_| (redis::ErrorKind::Io, "a new connection has not answered");
-        Ok(Self { connection, id: id.map_err(late)?? })
+        let id = id(&mut connection).await?;
+        Ok(Self { connection, id })
     }
+}
+
+async fn id(connection: &mut MultiplexedConnection) -> RedisResult<i64> {
+    let mut ask = redis::cmd("CLIENT");
+    let id = timeout(OPEN, ask.arg("ID").query_async(connection)).await;
+    let late = |_| (redis::ErrorKind::Io, "a connection has not answered");
+    id.map_err(late)?
 }
 
 impl Lent {

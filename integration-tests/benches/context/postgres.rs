@@ -203,18 +203,29 @@ async fn fence_cost() -> Vec<Row> {
         let query = sqlx::query(sqlx::AssertSqlSafe(update.clone()));
         held.guard.postgres(&sqlx).execute(query).await.unwrap();
     };
+    let (client, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    let trip = async || drop(client.simple_query("SELECT").await.unwrap());
     vec![
-        cost("deadpool", &proxy, fenced, bare).await,
-        cost("sqlx", &proxy, fenced_sqlx, bare_sqlx).await,
+        cost("deadpool", &proxy, fenced, bare, &trip).await,
+        cost("sqlx", &proxy, fenced_sqlx, bare_sqlx, &trip).await,
     ]
 }
 
-async fn cost(driver: &str, proxy: &Proxy, fenced: impl AsyncFn(), bare: impl AsyncFn()) -> Row {
+async fn cost(
+    driver: &str,
+    proxy: &Proxy,
+    fenced: impl AsyncFn(),
+    bare: impl AsyncFn(),
+    trip: &impl AsyncFn(),
+) -> Row {
     // Connected, and its statements prepared.
     fenced().await;
     bare().await;
     proxy.set(Mode::Latency(LINK)).await;
-    let trips = |time: Duration| time.div_duration_f64(2 * LINK).floor();
+    // A single one, with what timers add to the link.
+    let one = median(trip, 15).await;
+    let trips = |time: Duration| time.div_duration_f64(one).round();
     let fenced_trips = trips(median(&fenced, 15).await);
     let bare_trips = trips(median(&bare, 15).await);
     proxy.set(Mode::Pass).await;

@@ -2,7 +2,12 @@
 
 use std::time::Duration;
 
-use axum::{Extension, Router, body::Body, routing::get};
+use axum::{
+    Extension, Router,
+    body::Body,
+    http::{HeaderMap, StatusCode},
+    routing::get,
+};
 use lockd_client::{Cause, Client, Context, ErrorKind, http::ContextLayer};
 use lockd_proto::v1::lock_service_client::LockServiceClient;
 use tokio::{
@@ -10,6 +15,10 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::mpsc,
     time::{Instant, timeout},
+};
+use tonic::{
+    service::Routes,
+    transport::{Server, server::TcpIncoming},
 };
 use tower::ServiceBuilder;
 
@@ -169,12 +178,29 @@ async fn errors_of_calls_say_where_and_how_long() {
     assert!(!text.contains("secret"), "{text}");
 }
 
-/// A client of the lock service whose calls say how long they may take.
+/// A client of the lock service says with each call how long it may take, and for whom it is.
 #[tokio::test]
 async fn the_clients_own_calls_carry_their_context() {
-    let world = World::embedded().await;
-    let client: Client = world.client().await;
-    let error = client.with_context(&Context::background().with_timeout(Duration::ZERO));
-    let error = error.get("busy").await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::DeadlineExceeded, "{error}");
+    let (seen, mut calls) = mpsc::unbounded_channel();
+    let no_lockd = async move |headers: HeaderMap| {
+        seen.send(headers).unwrap();
+        StatusCode::NOT_FOUND
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let routes = Routes::from(Router::new().fallback(no_lockd));
+    let server = Server::builder().add_routes(routes);
+    tokio::spawn(server.serve_with_incoming(TcpIncoming::from(listener)));
+    let client = Client::connect(address).await.unwrap();
+    calls.recv().await.unwrap();
+    let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+    let ctx = Context::background().with_timeout(SOON).with_trace_id(trace);
+    let error = client.with_context(&ctx).get("busy").await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Protocol, "{error}");
+    let call = calls.recv().await.unwrap();
+    let timeout = call.get("grpc-timeout").unwrap().to_str().unwrap();
+    // Of so many seconds microseconds are the finest unit that fits.
+    let microseconds: u128 = timeout.strip_suffix('u').unwrap().parse().unwrap();
+    assert!(microseconds <= SOON.as_micros() - 5_000, "{timeout}");
+    assert!(call.get("traceparent").unwrap().to_str().unwrap().contains(trace), "{call:?}");
 }

@@ -153,6 +153,10 @@ async fn a_misspelt_variable_is_an_error_and_those_of_kubernetes_are_not() {
     misspelt.env("LOCKD_DATA_DRI", "/tmp");
     let ended = Ended::of(misspelt).await.exits(78);
     assert!(ended.stderr.contains("did you mean LOCKD_DATA_DIR?"), "{ended:?}");
+    let mut unknown = lockd(["config"]);
+    unknown.env("LOCKD_DEADLINE_PROPAGATION", "yes");
+    let ended = Ended::of(unknown).await.exits(78);
+    assert!(ended.stderr.contains("set it to off, observe or on"), "{ended:?}");
     // A Service named lockd puts these into every pod of its namespace.
     let mut pod = lockd(["config"]);
     pod.env("LOCKD_SERVICE_HOST", "10.0.0.1").env("LOCKD_SERVICE_PORT", "7420");

@@ -1,6 +1,6 @@
 //! Deadlines reach the server, which is the first to end a query.
 
-use std::time::Duration;
+use std::{error::Error as StdError, fmt, time::Duration};
 
 use lockd_client::{Context, ErrorKind, Propagation, postgres::Transaction};
 use tokio::time::Instant;
@@ -10,6 +10,7 @@ use crate::world::soon;
 
 both_drivers!(
     the_server_ends_a_query_at_the_deadline_and_the_connection_lives_on,
+    an_error_that_hides_the_drivers_is_a_deadline_too,
     the_server_is_told_to_be_first,
     a_wait_for_a_row_ends_at_the_deadline,
     a_lower_timeout_stays,
@@ -33,6 +34,34 @@ async fn the_server_ends_a_query_at_the_deadline_and_the_connection_lives_on<D: 
     all_back(&pool).await;
     all_idle(&name).await;
     assert!(lives(&before).await, "the connection was kept");
+}
+
+/// An error of the user's that is transparent to another: that one is none of its sources.
+#[derive(Debug)]
+struct Hides(Box<dyn StdError + Send + Sync>);
+
+impl fmt::Display for Hides {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl StdError for Hides {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.0.source()
+    }
+}
+
+async fn an_error_that_hides_the_drivers_is_a_deadline_too<D: Db>() {
+    let (pool, _name) = pool::<D>(1).await;
+    let ctx = Context::background().with_timeout(DEADLINE);
+    let sleep = async |tx: &mut Transaction<D>| {
+        D::run(tx, "SELECT pg_sleep(60)".into()).await.map_err(Hides)
+    };
+    let error = ctx.postgres(&pool).transaction(sleep).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::DeadlineExceeded, "{error}");
+    // The server's own timeout has said so.
+    assert!(error.source().is_some(), "{error}");
 }
 
 /// Which is how the connection lives on also where the client itself is too late.

@@ -121,6 +121,19 @@ async fn no_element_is_lost_however_pops_are_cancelled() {
 }
 
 #[tokio::test]
+async fn an_idle_connection_that_has_ended_is_replaced() {
+    let server = integration_tests::Redis::shared().await;
+    let proxy = Proxy::start(server.address()).await;
+    let redis = open(&format!("redis://{}/", proxy.addr())).blocking(1);
+    let (direct, key) = (open(&server.url()), unique_name("key"));
+    for element in ["before", "after"] {
+        push(&direct, &key, element).await;
+        assert_eq!(pop(&soon(), &redis, &key).await.unwrap().as_deref(), Some(element));
+        proxy.reset_connections();
+    }
+}
+
+#[tokio::test]
 async fn a_silent_server_keeps_neither_the_caller_nor_the_place() {
     let server = integration_tests::Redis::shared().await;
     let proxy = Proxy::start(server.address()).await;
