@@ -59,6 +59,31 @@ pub(super) fn message(text: &str) {
     drop(writeln!(std::io::stderr().lock(), "lockd: {}", printable(text)));
 }
 
+/// A line on stderr that tells how far something is, where that is a terminal. Wiped in the end.
+pub(super) struct Progress {
+    shown: bool,
+}
+
+impl Progress {
+    pub(super) fn new() -> Self {
+        Self { shown: std::io::stderr().is_terminal() }
+    }
+
+    /// Instead of what was shown before.
+    pub(super) fn show(&self, text: &str) {
+        if self.shown {
+            // There is nobody to tell if that fails.
+            drop(write!(std::io::stderr().lock(), "\r\x1b[K{}", printable(text)));
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.show("");
+    }
+}
+
 /// A document as every JSON output of lockd begins.
 pub(super) fn document(kind: &str, mut fields: Value) -> Value {
     if let Value::Object(fields) = &mut fields {

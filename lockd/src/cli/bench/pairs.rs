@@ -1,0 +1,132 @@
+//! Pairs of acquire and release, of locks that their workers share or have for themselves.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use lockd_client::{FencingToken, Group};
+use tokio::time::{Instant, sleep_until};
+
+use super::{Bench, Spoilt, recorder::Kind};
+
+/// A lock, and what is known of its holders.
+struct Lane {
+    name: String,
+    /// The token of its last holder.
+    last: AtomicU64,
+    held: AtomicBool,
+    /// When the last release was sent.
+    released: Mutex<Option<Instant>>,
+}
+
+/// Starts the workers, each of which uses one of so many locks.
+pub(super) async fn spawn(group: &mut Group<Spoilt>, bench: &Bench, locks: usize) {
+    let lanes: Vec<_> = (0..locks).map(|n| Arc::new(Lane::new(bench, n))).collect();
+    for (worker, lane) in (0..bench.workers).zip(lanes.iter().cycle()) {
+        let (bench, lane) = (bench.clone(), Arc::clone(lane));
+        // It fails once a worker has, which says why.
+        if group.spawn(|_| work(bench, worker, lane)).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn work(bench: Bench, worker: usize, lane: Arc<Lane>) -> Result<(), Spoilt> {
+    let Some(client) = bench.client(worker) else { return Ok(()) };
+    // It has a session, and a place among the others.
+    let Some(first) = bench.unless_over(client.lock(&lane.name).acquire(&bench.ctx).await)? else {
+        return Ok(());
+    };
+    bench.recorder.is_at_it();
+    first.release().await?;
+    let mut pace = Pace::new(&bench, worker);
+    while let Some(due) = pace.next(&bench).await {
+        let asked = Instant::now();
+        let acquired = client.lock(&lane.name).acquire(&bench.ctx).await;
+        let Some(guard) = bench.unless_over(acquired)? else { break };
+        let granted = Instant::now();
+        let released = lane.granted(guard.token())?;
+        if let Some(released) = released.filter(|released| *released > asked) {
+            bench.recorder.record(Kind::Handoff, granted - released);
+        }
+        lane.releases();
+        guard.release().await?;
+        bench.recorder.record(Kind::Acquire, granted - due);
+        bench.recorder.record(Kind::Release, granted.elapsed());
+        bench.recorder.record(Kind::Pair, due.elapsed());
+    }
+    Ok(())
+}
+
+impl Lane {
+    fn new(bench: &Bench, number: usize) -> Self {
+        Self {
+            name: format!("{}{number}", bench.prefix),
+            last: AtomicU64::new(0),
+            held: AtomicBool::new(false),
+            released: Mutex::new(None),
+        }
+    }
+
+    /// Somebody holds it: when it was last released.
+    fn granted(&self, token: FencingToken) -> Result<Option<Instant>, Spoilt> {
+        let token = token.get();
+        if self.held.swap(true, Ordering::SeqCst) {
+            return Err(Spoilt::Overlap { lock: self.name.clone(), token });
+        }
+        let before = self.last.swap(token, Ordering::SeqCst);
+        if before >= token {
+            return Err(Spoilt::Token { lock: self.name.clone(), token, before });
+        }
+        Ok(*self.released())
+    }
+
+    /// It is about to be released.
+    fn releases(&self) {
+        self.held.store(false, Ordering::SeqCst);
+        *self.released() = Some(Instant::now());
+    }
+
+    fn released(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
+        self.released.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// When a worker's pairs begin.
+struct Pace {
+    /// When the next one is to begin, and how much later the one after it.
+    plan: Option<(Instant, Duration)>,
+}
+
+impl Pace {
+    /// The workers of a run take turns.
+    fn new(bench: &Bench, worker: usize) -> Self {
+        let share = |part: usize, rate: f64| {
+            let part = u32::try_from(part).unwrap_or(u32::MAX);
+            Duration::from_secs_f64(f64::from(part) / rate)
+        };
+        let first = |rate| (Instant::now() + share(worker, rate), share(bench.workers, rate));
+        Self { plan: bench.rate.map(first) }
+    }
+
+    /// When the next pair began, or was to; `None` at the end.
+    async fn next(&mut self, bench: &Bench) -> Option<Instant> {
+        let due = match &mut self.plan {
+            None => Instant::now(),
+            Some((next, step)) => {
+                let due = *next;
+                *next += *step;
+                tokio::select! {
+                    () = sleep_until(due) => {}
+                    _ = bench.ctx.cancelled() => {}
+                }
+                due
+            }
+        };
+        bench.ctx.cause().is_none().then_some(due)
+    }
+}

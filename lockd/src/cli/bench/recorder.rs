@@ -1,0 +1,156 @@
+//! What the workers have measured: one histogram for each kind of time.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use hdrhistogram::{CreationError, Histogram};
+use tokio::{sync::Notify, time::Instant};
+
+/// A kind of time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Kind {
+    /// From the acquire to the grant.
+    Acquire,
+    /// From the release to its answer.
+    Release,
+    /// Both.
+    Pair,
+    /// From a release, sent, to the next holder, told.
+    Handoff,
+    /// From a proclaimed value to an observer.
+    Told,
+    /// From a proclaimed value to the last observer.
+    ToldAll,
+    /// From nothing to a lock held in a new session.
+    Opened,
+}
+
+impl Kind {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Acquire => "acquire",
+            Self::Release => "release",
+            Self::Pair => "pair",
+            Self::Handoff => "handoff",
+            Self::Told => "told",
+            Self::ToldAll => "told all",
+            Self::Opened => "opened",
+        }
+    }
+
+    /// What the rate counts, if it is this.
+    pub(super) fn unit(self) -> Option<&'static str> {
+        match self {
+            Self::Pair => Some("pairs/s"),
+            Self::ToldAll => Some("changes/s"),
+            Self::Acquire | Self::Release | Self::Handoff | Self::Told | Self::Opened => None,
+        }
+    }
+}
+
+/// Times in nanoseconds, to three digits.
+pub(super) type Times = BTreeMap<Kind, Histogram<u64>>;
+
+const DIGITS: u8 = 3;
+
+/// All that is measured in a run.
+pub(super) struct Recorder {
+    /// It grows by itself.
+    empty: Histogram<u64>,
+    /// A std mutex: it is held to count only, never across an await. One for all is cheaper than
+    /// a histogram for each of 100,000 workers.
+    times: Mutex<Times>,
+    measuring: AtomicBool,
+    workers: usize,
+    at_it: AtomicUsize,
+    all_at_it: Notify,
+}
+
+impl Recorder {
+    pub(super) fn new(workers: usize) -> Result<Self, CreationError> {
+        Ok(Self {
+            empty: Histogram::new(DIGITS)?,
+            times: Mutex::default(),
+            measuring: AtomicBool::new(false),
+            workers,
+            at_it: AtomicUsize::new(0),
+            all_at_it: Notify::new(),
+        })
+    }
+
+    /// A worker has begun its work.
+    pub(super) fn is_at_it(&self) {
+        if self.at_it.fetch_add(1, Ordering::Relaxed) + 1 == self.workers {
+            self.all_at_it.notify_one();
+        }
+    }
+
+    /// Waits until all workers have begun.
+    pub(super) async fn ready(&self) {
+        self.all_at_it.notified().await;
+    }
+
+    pub(super) fn readiness(&self) -> String {
+        format!("{} of {} workers have begun", self.at_it.load(Ordering::Relaxed), self.workers)
+    }
+
+    /// From here on it is measured.
+    pub(super) fn begin(&self) -> Instant {
+        self.measuring.store(true, Ordering::Relaxed);
+        Instant::now()
+    }
+
+    /// From here on no more.
+    pub(super) fn end(&self) {
+        self.measuring.store(false, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_measuring(&self) -> bool {
+        self.measuring.load(Ordering::Relaxed)
+    }
+
+    /// Counts a time, if it is measured.
+    pub(super) fn record(&self, kind: Kind, time: Duration) {
+        if self.is_measuring() {
+            self.record_always(kind, time);
+        }
+    }
+
+    /// Counts a time of the start.
+    pub(super) fn record_always(&self, kind: Kind, time: Duration) {
+        let nanoseconds = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        let empty = || self.empty.clone();
+        self.times().entry(kind).or_insert_with(empty).saturating_record(nanoseconds);
+    }
+
+    pub(super) fn progress(&self, start: Instant, end: Instant) -> String {
+        let times = self.times();
+        let so_far = start.elapsed();
+        let counted = times.iter().find_map(|(kind, times)| Some((kind.unit()?, times.len())));
+        let seconds = so_far.as_secs_f64();
+        let of = (end - start).as_secs();
+        match counted {
+            #[allow(clippy::cast_precision_loss, reason = "a figure for people")]
+            Some((unit, count)) => {
+                format!("{seconds:.0} of {of} s, {:.0} {unit}", count as f64 / seconds)
+            }
+            None => format!("{seconds:.0} of {of} s"),
+        }
+    }
+
+    /// All that was measured.
+    pub(super) fn take(&self) -> Times {
+        std::mem::take(&mut *self.times())
+    }
+
+    fn times(&self) -> std::sync::MutexGuard<'_, Times> {
+        // A histogram is whole also when a thread that counted has panicked.
+        self.times.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
