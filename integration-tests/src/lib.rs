@@ -18,6 +18,7 @@ mod docker;
 pub mod etcd;
 pub mod eventually;
 mod image;
+pub mod memory;
 pub mod proxy;
 pub mod writer;
 
@@ -26,4 +27,5 @@ pub use daemon::{Daemon, StoreKind};
 pub use database::{Postgres, Redis, unique_name};
 pub use etcd::{Etcd, unique_prefix};
 pub use eventually::eventually;
+pub use memory::resident;
 pub use proxy::{Mode, Proxy};

@@ -1,69 +1,71 @@
 //! Nothing is left behind, and the check that says so sees what is.
 
-use std::time::Duration;
+use std::{process::Stdio, time::Duration};
 
-use integration_tests::eventually;
+use integration_tests::{daemon::lockd_binary, resident};
 use lockd_client::{
-    Client, Context,
+    Context,
     leak::{self, Leak},
 };
-use tokio::{runtime::Handle, time::Instant};
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines},
+    process::{Child, ChildStdin, ChildStdout, Command},
+    time::Instant,
+};
 
-use crate::world::{SOON, World, acquire_later, both_stores, free, soon, waiters};
+use crate::world::{SOON, World, acquire_later, both_stores, soon, waiters};
 
 both_stores!(cycles_of_acquire_and_cancel_end_where_they_began);
 
 /// How much more memory may be resident afterwards, in KiB.
 const ALLOWANCE: u64 = 1024;
 
-/// Resident memory in KiB, of this process or of another.
-fn resident(pid: &str) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+/// The client in a process of its own, whose memory no other test uses.
+struct Cycles {
+    _child: Child,
+    orders: ChildStdin,
+    said: Lines<BufReader<ChildStdout>>,
 }
 
-/// Acquires a lock that is held, and gives up at once, soon, or when it waits.
-async fn cycles(client: &Client, count: u32) {
-    let held = client.lock("cycles").acquire(&soon()).await.unwrap();
-    let mut running = tokio::task::JoinSet::new();
-    for n in 0..count {
-        let lock = client.lock("cycles");
-        running.spawn(async move {
-            let (ctx, cancel) = Context::background().with_cancel();
-            let giving_up = async {
-                for _ in 0..n % 40 {
-                    tokio::task::yield_now().await;
-                }
-                cancel.cancel();
-            };
-            tokio::join!(lock.acquire(&ctx), giving_up).0.unwrap_err();
-        });
-        if running.len() >= 32 {
-            running.join_next().await.unwrap().unwrap();
-        }
+impl Cycles {
+    fn start(url: &str, count: u32) -> Self {
+        let mut child = Command::new(lockd_binary().with_file_name("cycles"))
+            .args([url, &count.to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("the program is built: `make build`");
+        let said = BufReader::new(child.stdout.take().unwrap()).lines();
+        Self { orders: child.stdin.take().unwrap(), said, _child: child }
     }
-    running.join_all().await;
-    held.release().await.unwrap();
-    free(client, "cycles").await;
+
+    /// Its memory in KiB after the next round, when its tasks are as many as after the first.
+    async fn round(&mut self) -> u64 {
+        let line = self.said.next_line().await.unwrap();
+        line.expect("it says above what was left").parse().unwrap()
+    }
 }
 
 async fn cycles_of_acquire_and_cancel_end_where_they_began(world: World) {
     let client = world.client().await;
-    let pid = world.daemons.first().unwrap().pid().to_string();
+    let daemon = world.daemons.first().unwrap();
+    let pid = daemon.pid().to_string();
     // etcd takes one entry of a queue in a write, and those that gave up have to be written too.
     let count = if world.daemons.len() == 1 { 10_000 } else { 200 };
+    let mut cycles = Cycles::start(&daemon.url(), count);
     // Buffers and pools have their size after a while of the same kind.
-    cycles(&client, count).await;
-    let tasks = || Handle::current().metrics().num_alive_tasks();
-    let sessions = client.status().await.unwrap().sessions;
-    let before = (tasks(), resident("self"), resident(&pid));
-    cycles(&client, count).await;
-    eventually("as many tasks as before", SOON, async || tasks() <= before.0).await;
-    let after = client.status().await.unwrap();
-    assert_eq!((after.locks, after.waiters, after.sessions), (0, 0, sessions));
-    for (whose, before, pid) in [("client", before.1, "self"), ("daemon", before.2, pid.as_str())] {
-        let grown = resident(pid).saturating_sub(before);
+    let before = cycles.round().await;
+    let (sessions, daemon_before) = (client.status().await.unwrap().sessions, resident(&pid));
+    cycles.orders.write_all(b"again\n").await.unwrap();
+    let after = cycles.round().await;
+    let status = client.status().await.unwrap();
+    assert_eq!((status.locks, status.waiters, status.sessions), (0, 0, sessions));
+    let daemon_after = resident(&pid);
+    for (whose, before, after) in
+        [("client", before, after), ("daemon", daemon_before, daemon_after)]
+    {
+        let grown = after.saturating_sub(before);
         assert!(grown <= ALLOWANCE, "the {whose} has grown by {grown} KiB, from {before}");
     }
 }
