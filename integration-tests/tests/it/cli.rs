@@ -1,5 +1,6 @@
 //! The command line: the real binary, real children, real signals.
 
+mod bench;
 mod child;
 mod exit_codes;
 mod fence;

@@ -59,9 +59,11 @@ pub(super) type Times = BTreeMap<Kind, Histogram<u64>>;
 
 const DIGITS: u8 = 3;
 
+/// The longest time that is told apart, an hour; what is longer counts as this.
+const MOST: u64 = 3_600_000_000_000;
+
 /// All that is measured in a run.
 pub(super) struct Recorder {
-    /// It grows by itself.
     empty: Histogram<u64>,
     /// A std mutex: it is held to count only, never across an await. One for all is cheaper than
     /// a histogram for each of 100,000 workers.
@@ -75,7 +77,7 @@ pub(super) struct Recorder {
 impl Recorder {
     pub(super) fn new(workers: usize) -> Result<Self, CreationError> {
         Ok(Self {
-            empty: Histogram::new(DIGITS)?,
+            empty: Histogram::new_with_bounds(1, MOST, DIGITS)?,
             times: Mutex::default(),
             measuring: AtomicBool::new(false),
             workers,

@@ -27,11 +27,10 @@ impl Report {
     pub(super) fn print(&self, asked: Option<Format>) -> Result<(), Failure> {
         match Format::or_default(asked, Format::Json) {
             Format::Table | Format::Wide => {
-                output::print(&output::table(&["KEY", "VALUE"], self.summary()))?;
-                output::print("")?;
+                let summary = output::table(&["KEY", "VALUE"], self.summary());
                 let header = ["TIME", "COUNT", "P50", "P99", "P99.9", "MAX"];
                 let rows = self.times.iter().map(|(kind, times)| row(*kind, times));
-                output::print(&output::table(&header, rows))
+                output::print(&format!("{summary}\n{}", output::table(&header, rows)))
             }
             Format::Name => {
                 output::print(&self.rate().map_or(String::new(), |(_, rate)| format!("{rate:.0}")))
@@ -95,7 +94,7 @@ fn row(kind: Kind, times: &Histogram<u64>) -> Vec<String> {
     row
 }
 
-/// `640 µs`, `1.28 ms`: three digits, as they are measured.
+/// `640.00µs`, `1.28ms`.
 fn shown(nanoseconds: u64) -> String {
-    format!("{:.3?}", Duration::from_nanos(nanoseconds))
+    format!("{:.2?}", Duration::from_nanos(nanoseconds))
 }
