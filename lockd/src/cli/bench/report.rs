@@ -12,8 +12,8 @@ use super::{
     recorder::{Kind, Times},
 };
 
-/// Which times are shown, as what part of all does not exceed them.
-const QUANTILES: [(&str, f64); 3] = [("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999)];
+/// Which times are shown: those that this part of all does not exceed.
+const QUANTILES: [(&str, f64); 3] = [("p50Ns", 0.5), ("p99Ns", 0.99), ("p999Ns", 0.999)];
 
 pub(super) struct Report {
     pub(super) work: Work,
@@ -68,12 +68,13 @@ impl Report {
 
     fn to_json(&self) -> Value {
         let times = self.times.iter().map(|(kind, times)| {
-            let mut fields = json!({ "count": times.len(), "maxNs": times.max() });
-            for (name, quantile) in QUANTILES {
-                fields[format!("{}Ns", name.replace('.', ""))] =
-                    json!(times.value_at_quantile(quantile));
-            }
-            (kind.name().replace(' ', "_"), fields)
+            let quantiles = QUANTILES.map(|(name, quantile)| {
+                (name.to_owned(), json!(times.value_at_quantile(quantile)))
+            });
+            let mut fields = serde_json::Map::from_iter(quantiles);
+            fields.insert("count".to_owned(), json!(times.len()));
+            fields.insert("maxNs".to_owned(), json!(times.max()));
+            (kind.name().replace(' ', "_"), Value::Object(fields))
         });
         json!({
             "work": self.work(),
