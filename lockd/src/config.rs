@@ -11,7 +11,6 @@ use figment::{
     Figment,
     providers::{Format as _, Serialized, Toml},
 };
-use lockd_client::Propagation;
 use secret::Secret;
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -404,7 +403,6 @@ fn layers(flags: &Flags) -> Result<Figment, ConfigError> {
         layers = layers.merge(Toml::file_exact(path));
     }
     environment::refuse_unknown()?;
-    Propagation::from_env().map_err(|error| invalid(error.to_string()))?;
     Ok(layers.merge(Environment).merge(Serialized::globals(flags)))
 }
 

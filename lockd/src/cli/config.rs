@@ -7,6 +7,7 @@ use super::{
     Exit, Globals,
     exit::Failure,
     output::{self, Format},
+    serve,
 };
 use crate::config::{Flags, Settings};
 
@@ -19,6 +20,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args, globals: &Globals) -> Result<Exit, Failure> {
+    serve::check_propagation()?;
     let values = Settings::explain(&args.flags)?;
     match Format::or_default(globals.output, Format::Table) {
         Format::Table | Format::Wide => {

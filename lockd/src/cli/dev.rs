@@ -26,6 +26,7 @@ pub(super) struct Args {
 
 pub(super) async fn run(args: &Args) -> Result<Exit, Failure> {
     let flags = Flags { listen: args.listen, http_listen: args.http_listen, ..Flags::default() };
+    serve::check_propagation()?;
     let settings = Settings::load(&flags)?;
     serve::init_logs(&settings)?;
     let life = Lifecycle::default();

@@ -6,6 +6,7 @@ use std::{
 };
 
 use clap::Args as ClapArgs;
+use lockd_client::Propagation;
 use lockd_proto::clock::Clock;
 use tokio::{
     net::TcpListener,
@@ -35,6 +36,7 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(args: &Args) -> Result<Exit, Failure> {
+    check_propagation()?;
     let settings = Settings::load(&args.flags)?;
     init_logs(&settings)?;
     let life = Lifecycle::default();
@@ -122,6 +124,11 @@ fn stop_if_unusable(store: &EtcdStore, life: &Lifecycle) -> Arc<OnceLock<StoreEr
     };
     life.tasks.spawn("etcd version", check);
     refused
+}
+
+/// The daemon's own requests have contexts too; a mistake would otherwise only be logged.
+pub(super) fn check_propagation() -> Result<(), Failure> {
+    Propagation::from_env().map(drop).map_err(|error| Failure::new(Exit::Config, error.to_string()))
 }
 
 pub(super) fn init_logs(settings: &Settings) -> Result<(), Failure> {
