@@ -59,9 +59,8 @@ async fn an_error_that_hides_the_drivers_is_a_deadline_too<D: Db>() {
         D::run(tx, "SELECT pg_sleep(60)".into()).await.map_err(Hides)
     };
     let error = ctx.postgres(&pool).transaction(sleep).await.unwrap_err();
+    // By the server's timeout, whose error this is; on a busy machine the client's own may be first.
     assert_eq!(error.kind(), ErrorKind::DeadlineExceeded, "{error}");
-    // The server's own timeout has said so.
-    assert!(error.source().is_some(), "{error}");
 }
 
 /// Which is how the connection lives on also where the client itself is too late.
