@@ -7,7 +7,7 @@
 
 mod attach;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, pin::pin, sync::Arc, time::Duration};
 
 use futures::{FutureExt, Stream, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use lockd_proto::{RequestId, Ttl, clock::Instant};
@@ -129,16 +129,17 @@ impl Attachment {
     /// Serves the stream until the session has ended or is attached elsewhere, or, after the
     /// replica has begun to drain, until the client has gone.
     pub async fn run(mut self, inputs: impl Stream<Item = Result<Input, Error>> + Send) {
-        let mut inputs = std::pin::pin!(inputs.fuse());
+        let mut inputs = pin!(inputs.fuse());
         let mut connected = true;
         let mut told_to_go = false;
-        let drain = self.engine.drain.clone();
-        let end = self.engine.end.clone();
+        let (drain, end) = (self.engine.drain.clone(), self.engine.end.clone());
+        // Made once: what a turn of the loop costs is paid for each message.
+        let (mut drained, mut ended) = (pin!(drain.cancelled()), pin!(end.cancelled()));
+        let mut silence = pin!(tokio::time::sleep(self.silent_for()));
         let _counted = self.engine.attached.enter();
         let adopted = std::mem::take(&mut self.adopted);
         self.act(adopted).await;
         loop {
-            let silence = self.silent_for();
             // Every arm is cancel safe: streams' next, a channel's recv, timers.
             let next = tokio::select! {
                 input = inputs.next(), if connected => self.input(input).await,
@@ -147,9 +148,13 @@ impl Attachment {
                 Some((sequence, renewed)) = self.renewals.next() => self.renewed(sequence, renewed).await,
                 event = self.events.recv() => self.event(event).await,
                 Some(expired) = self.deadlines.next() => self.deadline(expired.into_inner()).await,
-                () = tokio::time::sleep(silence) => self.silence().await,
-                () = end.cancelled() => return,
-                () = drain.cancelled(), if !told_to_go => {
+                () = &mut silence => {
+                    let next = self.silence().await;
+                    silence.as_mut().reset(tokio::time::Instant::now() + self.silent_for());
+                    next
+                }
+                () = &mut ended => return,
+                () = &mut drained, if !told_to_go => {
                     told_to_go = true;
                     self.send(Output::GoAway(Error::Draining)).await
                 }

@@ -1,8 +1,9 @@
 //! Writes that arrive while a commit is under way leave together in the next one.
 //!
 //! No artificial delay: a lone write leaves at once. The queue is bounded; whoever submits
-//! into a full one waits. A delete that the store could not take stays in line until it can,
-//! for a release must not be lost; other writes fail, and their callers decide.
+//! into a full one waits. A store that groups its commits itself is given each write as it
+//! comes. A delete that the store could not take stays in line until it can, for a release
+//! must not be lost; other writes fail, and their callers decide.
 
 mod plan;
 
@@ -24,6 +25,7 @@ const DELETE_RETRY: Duration = Duration::from_millis(500);
 /// The way into the store for every write of entries and sessions.
 #[derive(Debug, Clone)]
 pub struct Batcher {
+    store: Arc<dyn Store>,
     queue: mpsc::Sender<Submitted>,
 }
 
@@ -43,7 +45,7 @@ impl Batcher {
         stop: CancellationToken,
     ) -> (Self, impl Future<Output = ()> + Send) {
         let (queue, submitted) = mpsc::channel(QUEUE);
-        (Self { queue }, run(store, submitted, stop))
+        (Self { store: store.clone(), queue }, run(store, submitted, stop))
     }
 
     /// Commits one write with whatever else is waiting.
@@ -54,7 +56,17 @@ impl Batcher {
     /// # Cancel safety
     /// A write that was submitted is carried out even if nobody waits for it any more.
     pub async fn submit(&self, op: Op) -> Result<Outcome, StoreError> {
-        let stopped = || StoreError::Unavailable("this replica is shutting down".to_owned());
+        if !self.store.profile().groups_commits {
+            return self.line_up(op).await;
+        }
+        match self.store.commit(vec![op.clone()]).await {
+            Ok(outcomes) => outcomes.into_iter().next().ok_or_else(stopped),
+            Err(error) if stays(&op, &error) => self.line_up(op).await,
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn line_up(&self, op: Op) -> Result<Outcome, StoreError> {
         let (reply, outcome) = oneshot::channel();
         let submitted = Submitted { op, reply };
         self.queue.send(submitted).await.map_err(|_| stopped())?;
@@ -124,15 +136,23 @@ fn settle(
         }
         Err(error) => {
             tracing::warn!(%error, writes = batch.len(), "a commit failed");
-            let (again, failed): (Vec<_>, Vec<_>) = batch
-                .into_iter()
-                .partition(|write| error.is_retryable() && matches!(write.op, Op::Delete(_)));
+            let (again, failed): (Vec<_>, Vec<_>) =
+                batch.into_iter().partition(|write| stays(&write.op, &error));
             failed.into_iter().for_each(|write| tell(write.reply, Err(error.clone())));
             let kinds = if again.is_empty() { Kinds::All } else { Kinds::Deletes };
             again.into_iter().rev().for_each(|write| pending.push_front(write));
             kinds
         }
     }
+}
+
+/// Whether a write that failed is tried again.
+fn stays(op: &Op, error: &StoreError) -> bool {
+    error.is_retryable() && matches!(op, Op::Delete(_))
+}
+
+fn stopped() -> StoreError {
+    StoreError::Unavailable("this replica is shutting down".to_owned())
 }
 
 fn tell(reply: oneshot::Sender<Result<Outcome, StoreError>>, outcome: Result<Outcome, StoreError>) {

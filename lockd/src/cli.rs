@@ -26,7 +26,7 @@ mod status;
 mod watch;
 mod yields;
 
-use std::{ffi::OsString, process::ExitCode};
+use std::{ffi::OsString, num::NonZeroUsize, process::ExitCode};
 
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 pub use exit::Exit;
@@ -135,11 +135,22 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
+/// One thread fewer than there are cores: the embedded store writes on one of its own, and what
+/// goes from core to core is late. `TOKIO_WORKER_THREADS` says otherwise.
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    if std::env::var_os("TOKIO_WORKER_THREADS").is_none() {
+        let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        builder.worker_threads(cores.saturating_sub(1).max(1));
+    }
+    builder.enable_all().build()
+}
+
 fn run(command: Command, globals: &Globals) -> Result<Exit, Failure> {
     if let Command::Completion(args) = &command {
         return completion::run(args, &mut parser());
     }
-    let runtime = tokio::runtime::Runtime::new().map_err(Failure::internal)?;
+    let runtime = runtime().map_err(Failure::internal)?;
     let exit = runtime.block_on(async {
         match command {
             Command::Lock(args) => lock::run(*args, globals).await,

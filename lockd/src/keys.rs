@@ -116,7 +116,7 @@ pub enum Named {
 /// The key of a session.
 #[must_use]
 pub fn session(id: SessionId) -> Key {
-    Key::new([SESSION, id.to_string().as_bytes()].concat())
+    Key::new([SESSION, &hex(id.as_bytes())].concat())
 }
 
 /// The prefix of every entry of a lock, and of nothing else.
@@ -129,8 +129,14 @@ pub fn queue(lock: &LockId) -> Key {
 #[must_use]
 pub fn entry(lock: &LockId, id: EntryId) -> Key {
     let EntryId { session, request } = id;
-    let owner = format!("{session}{request}");
-    Key::new([queue(lock).as_bytes(), owner.as_bytes()].concat())
+    let [session, request] = [hex(session.as_bytes()), hex(request.as_bytes())];
+    Key::new([ENTRY, lock.path.as_bytes(), b"\0", &session, &request].concat())
+}
+
+/// The queue that an entry's key is in. Shares the key's bytes.
+#[must_use]
+pub fn queue_of(entry: &Key) -> Key {
+    entry.without_last(2 * HEX_ID)
 }
 
 /// The keys of an entry that is in the queues of several locks.
@@ -142,7 +148,7 @@ pub fn entries(locks: &[LockId], id: EntryId) -> impl Iterator<Item = Key> {
 #[must_use]
 pub fn note(id: EntryId) -> Key {
     let EntryId { session, request } = id;
-    Key::new([NOTE, format!("{session}{request}").as_bytes()].concat())
+    Key::new([NOTE, &hex(session.as_bytes()), &hex(request.as_bytes())].concat())
 }
 
 /// The key of the result of a once.
@@ -168,6 +174,14 @@ pub fn parse(key: &Key) -> Option<Named> {
     let mut parts = bytes.strip_prefix(ENTRY)?.splitn(3, |byte| *byte == 0);
     let (namespace, name, owner) = (parts.next()?, parts.next()?, parts.next()?);
     Some(Named::Entry(lock_id(namespace, name)?, entry_id(owner)?))
+}
+
+/// The digits of an id, as it is also written for people.
+fn hex(id: &[u8; 16]) -> [u8; HEX_ID] {
+    let mut digits = [0; HEX_ID];
+    // The sizes match.
+    let _ok = hex::encode_to_slice(id, &mut digits);
+    digits
 }
 
 fn lock_id(namespace: &[u8], name: &[u8]) -> Option<LockId> {
@@ -221,6 +235,7 @@ mod tests {
             prop_assert_eq!(parse(&session(id.session)), Some(Named::Session(id.session)));
             prop_assert_eq!(parse(&note(id)), Some(Named::Note(id)));
             prop_assert_eq!(parse(&result(&lock)), Some(Named::Result(lock.clone())));
+            prop_assert_eq!(queue_of(&entry(&lock, id)), queue(&lock));
             prop_assert_eq!(parse(&entry(&lock, id)), Some(Named::Entry(lock, id)));
         }
 

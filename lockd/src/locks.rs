@@ -196,7 +196,7 @@ impl Engine {
         });
         let keys = keys::entries(&entry.locks, entry.id);
         let keys = keys.map(|key| (key, Guard::Made(entry.created))).collect();
-        match self.write_in_time(Op::Delete(Delete { keys, note })).await? {
+        match self.write_in_time(Op::Delete(Delete { note, ..Delete::new(keys) })).await? {
             Outcome::Done(_) => {
                 let session = entry.id.session;
                 tracing::warn!(%lock, %token, %session, reason, "released by force");
@@ -212,7 +212,7 @@ impl Engine {
     /// The store fails.
     pub async fn forget_once(&self, lock: &LockId) -> Result<bool, Error> {
         let keys = vec![(keys::result(lock), Guard::Exists)];
-        match self.write_in_time(Op::Delete(Delete { keys, note: None })).await? {
+        match self.write_in_time(Op::Delete(Delete::new(keys))).await? {
             // Whoever asks here next is to find it forgotten.
             Outcome::Done(revision) => self.catch_up(revision).await.map(|()| true),
             _ => Ok(false),

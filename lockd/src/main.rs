@@ -2,6 +2,10 @@
 
 use std::process::ExitCode;
 
+/// Measured against glibc's: see docs/decisions/0008-where-does-the-time-go.md.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     lockd::cli::main(std::env::args_os())
 }

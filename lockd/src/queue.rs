@@ -161,10 +161,22 @@ impl<T> Queue<T> {
         self.entries.get(&at)
     }
 
-    /// How many entries are ahead of the one created at this revision.
+    /// How many entries are ahead of the one created at this revision. Counted from both ends
+    /// at once: whoever has just joined a long queue is near one of them.
     #[must_use]
     pub fn ahead_of(&self, at: Revision) -> usize {
-        self.entries.range(..at).count()
+        let mut ahead = self.entries.range(..at);
+        let mut others = self.entries.range(at..);
+        let mut steps = 0;
+        loop {
+            if ahead.next().is_none() {
+                return steps;
+            }
+            if others.next().is_none() {
+                return self.entries.len() - steps;
+            }
+            steps += 1;
+        }
     }
 
     /// The entries in order, the holders first.

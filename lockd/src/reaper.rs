@@ -91,7 +91,7 @@ async fn remove(engine: &Engine, entries: &[std::sync::Arc<Entry>]) -> bool {
         let guard = Guard::Made(entry.created);
         keys::entries(&entry.locks, entry.id).map(move |key| (key, guard))
     });
-    let delete = Delete { keys: keys.collect(), note: None };
+    let delete = Delete::new(keys.collect());
     match engine.write(Op::Delete(delete)).await {
         Ok(_) => true,
         Err(error) => {

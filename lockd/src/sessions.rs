@@ -265,7 +265,7 @@ impl Sessions {
             if delayed && !matches!(entry.mode, Mode::Party { .. } | Mode::Share(_)) {
                 let keys = keys::entries(&entry.locks, entry.id);
                 let keys = keys.map(|key| (key, Guard::Made(entry.created))).collect();
-                let delete = Op::Delete(Delete { keys, note: None });
+                let delete = Op::Delete(Delete::new(keys));
                 self.batcher.submit(delete).await.map_err(Error::Store)?;
             }
         }
@@ -288,7 +288,7 @@ impl Sessions {
         attached: Revision,
     ) -> Result<bool, Error> {
         let keys = vec![(keys::session(id), Guard::At(attached))];
-        let delete = Delete { keys, note: None };
+        let delete = Delete::new(keys);
         match self.batcher.submit(Op::Delete(delete)).await.map_err(Error::Store)? {
             Outcome::Done(_) => self.revoke(lease).await.map(|()| true),
             _ => Ok(false),

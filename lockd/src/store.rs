@@ -37,8 +37,8 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
         lease: LeaseId,
     ) -> BoxFuture<'_, Result<Option<Duration>, StoreError>>;
 
-    /// Applies operations in one atomic step, durable before it returns, and gives one
-    /// outcome for each, in their order.
+    /// Applies operations in one atomic step, durable before it returns, but for what
+    /// may be [`Durable::After`], and gives one outcome for each, in their order.
     ///
     /// The caller sends at most [`Profile::max_ops`], counted by their width unless there is
     /// just one, never two with a key in common, and, where [`Profile::revision_per_op`] is
@@ -78,6 +78,9 @@ pub struct Profile {
     pub max_ops: usize,
     /// The most batches that are worth having under way at once.
     pub max_in_flight: usize,
+    /// Whether commits that are under way together share what it costs to make them durable,
+    /// and are applied in the order of their calls: nothing is gained by batching them.
+    pub groups_commits: bool,
     /// Whether operations of one batch get revisions of their own. Where they share one, two
     /// entries of one queue in a batch would share a fencing token.
     pub revision_per_op: bool,
@@ -110,6 +113,12 @@ impl Key {
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
+    }
+
+    /// The key without so many of its last bytes, which it shares.
+    #[must_use]
+    pub fn without_last(&self, bytes: usize) -> Self {
+        Self(self.0.slice(..self.0.len().saturating_sub(bytes)))
     }
 }
 
@@ -182,6 +191,9 @@ pub struct Enqueue {
     pub lease: LeaseId,
     /// Whether to join queues that are not empty.
     pub join: Join,
+    /// When it is durable. A moment after its answer only where it joins a queue that is not
+    /// empty, and so waits.
+    pub durable: Durable,
 }
 
 /// A place in a queue.
@@ -222,6 +234,29 @@ pub struct Delete {
     pub keys: Vec<(Key, Guard)>,
     /// A key to write in the same step: why it was done, or what came of it.
     pub note: Option<Note>,
+    /// When it is durable. A moment after its answer only where it leaves `queues` empty.
+    pub durable: Durable,
+    /// The prefixes of the queues that the keys are in, if that matters.
+    pub queues: Vec<Key>,
+}
+
+impl Delete {
+    /// Deletes these keys, each with what must hold of it, and is durable before it is answered.
+    #[must_use]
+    pub fn new(keys: Vec<(Key, Guard)>) -> Self {
+        Self { keys, note: None, durable: Durable::Before, queues: Vec::new() }
+    }
+}
+
+/// When a write is durable, on a store that makes a difference.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durable {
+    /// Before it is answered.
+    Before,
+    /// A moment after, if it is one by which nobody is granted anything: who gains by it
+    /// writes later, and what is written later is durable no sooner. A crash in between undoes
+    /// it.
+    After,
 }
 
 /// Written beside a deletion.

@@ -47,6 +47,9 @@ use crate::{
 /// watch is confirmed at least every 2 s, so that one missed confirmation is no alarm.
 pub const STALE_AFTER: Duration = Duration::from_secs(6);
 
+/// The most steps of the watch that are applied at a time.
+const TOGETHER: usize = 256;
+
 /// How often observers are told that nothing has changed.
 const BEAT: Duration = Duration::from_millis(1500);
 
@@ -166,23 +169,28 @@ impl View {
     }
 
     /// Applies a watch until it ends.
-    pub async fn run(&self, mut feed: BoxStream<'static, Feed>) {
-        while let Some(step) = feed.next().await {
-            self.apply(step);
+    pub async fn run(&self, feed: BoxStream<'static, Feed>) {
+        let mut feed = feed.ready_chunks(TOGETHER);
+        while let Some(steps) = feed.next().await {
+            self.apply(steps);
         }
     }
 
-    pub(crate) fn apply(&self, step: Feed) {
+    /// Applies steps one after the other, and then says how far it has come.
+    pub(crate) fn apply(&self, steps: impl IntoIterator<Item = Feed>) {
         let now = self.clock.now();
         let mut state = self.lock();
-        let news = match step {
-            Feed::Snapshot { revision, records } => state.replace(revision, records),
-            Feed::Changes { revision, changes } => state.change(revision, changes, Some(now)),
-            Feed::Confirmed(revision) => {
-                state.revision = state.revision.max(revision);
-                News::default()
-            }
-        };
+        let mut news = News::default();
+        for step in steps {
+            news |= match step {
+                Feed::Snapshot { revision, records } => state.replace(revision, records),
+                Feed::Changes { revision, changes } => state.change(revision, changes, Some(now)),
+                Feed::Confirmed(revision) => {
+                    state.revision = state.revision.max(revision);
+                    News::default()
+                }
+            };
+        }
         let revision = state.revision;
         let since_beat = state.beaten.map(|at| now.saturating_duration_since(at));
         let beat = since_beat.is_none_or(|since| since >= BEAT);
@@ -392,6 +400,13 @@ impl View {
 struct News {
     litter: bool,
     waits: bool,
+}
+
+impl std::ops::BitOrAssign for News {
+    fn bitor_assign(&mut self, other: Self) {
+        self.litter |= other.litter;
+        self.waits |= other.waits;
+    }
 }
 
 #[cfg(test)]

@@ -136,7 +136,9 @@ impl Driver for PgPool {
                 if let Some(connection) = &mut lent.0 {
                     connection.execute(sqlx::raw_sql(sql)).await?;
                 }
-                lent.give_back().await;
+                if let Some(connection) = lent.0.take() {
+                    Self::give_back(connection).await;
+                }
             }
             None => {
                 let mut beside = PgConnection::connect_with(&self.connect_options()).await?;
@@ -147,10 +149,13 @@ impl Driver for PgPool {
         Ok(())
     }
 
-    async fn give_back(connection: Self::Connection) {
-        let mut lent = Lent(Some(connection));
+    async fn give_back(mut connection: Self::Connection) {
+        // It goes with the round trip by which sqlx tests what it is given back.
+        while Manager::get_transaction_depth(&connection) > 0 {
+            Manager::start_rollback(&mut connection);
+        }
         // What dropping it does, but with a limit: https://github.com/launchbadge/sqlx/issues/4349
-        drop(tokio::time::timeout(RETURN, lent.give_back()).await);
+        drop(tokio::time::timeout(RETURN, connection.return_to_pool()).await);
     }
 
     fn discard(connection: Self::Connection) {
@@ -195,19 +200,6 @@ async fn roll_back(connection: &mut PgConnection) -> sqlx::Result<()> {
 
 /// A connection of the pool that is discarded, should what it is used for be given up.
 struct Lent(Option<PoolConnection<sqlx::Postgres>>);
-
-impl Lent {
-    async fn give_back(&mut self) {
-        // From here on its place in the pool is freed also if this is given up.
-        if let Some(mut connection) = self.0.take() {
-            // It goes with the round trip by which sqlx tests what it is given back.
-            while Manager::get_transaction_depth(&connection) > 0 {
-                Manager::start_rollback(&mut connection);
-            }
-            connection.return_to_pool().await;
-        }
-    }
-}
 
 impl Drop for Lent {
     fn drop(&mut self) {

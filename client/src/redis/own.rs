@@ -87,15 +87,11 @@ impl Own {
     /// not be repeated, so it is asked first: that costs less than a new connection.
     async fn alive(&self) -> Option<Connection> {
         loop {
-            let mut idle = self.pop()?;
+            let mut idle = self.idle().pop()?;
             if id(&mut idle.connection).await.is_ok() {
                 return Some(idle);
             }
         }
-    }
-
-    fn pop(&self) -> Option<Connection> {
-        self.idle().pop()
     }
 
     fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Connection>> {

@@ -5,7 +5,7 @@
 
 mod told;
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use lockd_proto::{
     SessionId,
@@ -87,6 +87,11 @@ impl Actor {
     pub(super) async fn run(mut self) {
         let clock = self.shared.clock.clone();
         let stop = self.shared.tasks.stop().clone();
+        // Made once, and set anew only where the time is another one: what a turn of the loop
+        // costs is paid for each message.
+        let mut stopped = pin!(stop.cancelled());
+        let mut armed = None;
+        let mut timer = pin!(clock.sleep_until(clock.now()));
         loop {
             let now = clock.now();
             self.keep_time(now);
@@ -95,14 +100,18 @@ impl Actor {
                 break;
             }
             let wake = self.next_wake(now);
+            if armed != Some(wake) {
+                armed = Some(wake);
+                timer.set(clock.sleep_until(wake));
+            }
             // Every arm is cancel safe: a channel's recv, the link's events, a timer, a token.
             tokio::select! {
                 command = self.commands.recv(), if self.life == Life::Serving => {
                     self.command(command);
                 }
                 event = self.link.event(&self.requests.outbox) => self.link_event(event),
-                () = clock.sleep_until(wake) => {}
-                () = stop.cancelled() => break,
+                () = &mut timer => armed = None,
+                () = &mut stopped => break,
             }
         }
         self.requests.closing();

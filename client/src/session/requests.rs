@@ -12,7 +12,7 @@ mod resume;
 mod update;
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeSet, HashMap, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -47,6 +47,8 @@ const SHORTEST_WAIT: Duration = Duration::from_millis(1);
 #[derive(Debug, Default)]
 pub(super) struct Requests {
     open: HashMap<RequestId, Request>,
+    /// When requests are asked again; what a request does not say of itself any more is void.
+    again: BTreeSet<(Instant, RequestId)>,
     pub(super) outbox: Outbox,
 }
 
@@ -192,15 +194,17 @@ impl Requests {
     }
 
     pub(super) fn ask_again(&mut self, now: Instant) {
-        let due = |r: &Request| r.again_at.is_some_and(|at| at <= now);
-        let ids: Vec<_> = self.open.iter().filter(|(_, r)| due(r)).map(|(id, _)| *id).collect();
-        for id in ids {
-            self.ask(id, now);
+        while let Some(due) = self.again.first().copied().filter(|(at, _)| *at <= now) {
+            self.again.remove(&due);
+            let (at, id) = due;
+            if self.open.get(&id).is_some_and(|request| request.again_at == Some(at)) {
+                self.ask(id, now);
+            }
         }
     }
 
     pub(super) fn next_ask(&self) -> Option<Instant> {
-        self.open.values().filter_map(|request| request.again_at).min()
+        self.again.first().map(|(at, _)| *at)
     }
 
     pub(super) fn queued(&mut self, id: RequestId, holder: Option<v1::Entry>, ahead: u32) {
@@ -306,7 +310,9 @@ impl Requests {
                 *doubt = Doubt::MayBeDone;
             }
             let pause = request.retry.next_delay().unwrap_or_default();
-            request.again_at = Some(now + pause.max(fault.retry_after.unwrap_or_default()));
+            let again_at = now + pause.max(fault.retry_after.unwrap_or_default());
+            request.again_at = Some(again_at);
+            self.again.insert((again_at, id));
             self.open.insert(id, request);
             return;
         }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use lockd_proto::TtlRange;
 
 use super::plan::{Kinds, Pending, Write};
-use crate::store::{Delete, Enqueue, Guard, Join, Key, LeaseId, Op, Place, Profile};
+use crate::store::{Delete, Durable, Enqueue, Guard, Join, Key, LeaseId, Op, Place, Profile};
 
 struct Named(&'static str, Op);
 
@@ -24,18 +24,19 @@ fn enqueue(name: &'static str, queue: &'static str) -> Named {
         session: Key::new("s"),
         lease: LeaseId(1),
         join: Join::Always,
+        durable: Durable::Before,
     };
     Named(name, Op::Enqueue(op))
 }
 
 fn delete(name: &'static str, key: &'static str) -> Named {
-    let op = Delete { keys: vec![(Key::new(key), Guard::Exists)], note: None };
+    let op = Delete::new(vec![(Key::new(key), Guard::Exists)]);
     Named(name, Op::Delete(op))
 }
 
 fn profile(max_ops: usize, revision_per_op: bool) -> Profile {
     let ttl = TtlRange { min: Duration::ZERO, max: Duration::MAX };
-    Profile { name: "test", ttl, max_ops, max_in_flight: 1, revision_per_op }
+    Profile { name: "test", ttl, max_ops, max_in_flight: 1, groups_commits: false, revision_per_op }
 }
 
 fn batches(writes: impl IntoIterator<Item = Named>, profile: &Profile) -> Vec<Vec<&'static str>> {

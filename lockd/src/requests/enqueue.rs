@@ -12,7 +12,7 @@ use crate::{
     keys::{self, EntryId, LockId},
     mode::Mode,
     record::EntryRecord,
-    store::{Enqueue, Join, LeaseId, Op, Place},
+    store::{Durable, Enqueue, Join, LeaseId, Op, Place},
     view::View,
 };
 
@@ -45,7 +45,10 @@ impl Default for Limits {
 impl Open {
     pub(super) fn enqueue(&self, request: RequestId, owner: &Owner) -> Op {
         let id = EntryId { session: owner.session, request };
-        let place = |lock| Place { key: keys::entry(lock, id), queue: keys::queue(lock) };
+        let place = |lock| {
+            let key = keys::entry(lock, id);
+            Place { queue: keys::queue_of(&key), key }
+        };
         let alone = self.mode().is_alone();
         Op::Enqueue(Enqueue {
             places: self.locks.iter().map(place).collect(),
@@ -53,7 +56,14 @@ impl Open {
             session: keys::session(owner.session),
             lease: if self.record.outlives_session() { LeaseId::NONE } else { owner.lease },
             join: if self.is_try() && alone { Join::IfEmpty } else { Join::Always },
+            durable: if self.may_be_lost() { Durable::After } else { Durable::Before },
         })
+    }
+
+    /// Whether a crash may lose its entry while it waits: a stream that is resumed asks anew. One
+    /// that could hold beside others need not wait, though it is not the first.
+    fn may_be_lost(&self) -> bool {
+        self.mode() == Mode::Exclusive && !self.is_followed()
     }
 }
 

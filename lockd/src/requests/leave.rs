@@ -14,7 +14,7 @@ use crate::{
     keys::{self, EntryId},
     mode::{Mode, OnLoss},
     record::{EntryRecord, Mark, NoteRecord},
-    store::{Delete, LeaseId, Note, Op, Outcome, Put, Revision, StoreError},
+    store::{Delete, Durable, LeaseId, Note, Op, Outcome, Put, Revision, StoreError},
     view::{Place, View},
 };
 
@@ -50,7 +50,14 @@ impl Requests {
                 let misplaced = matches!(open.place(view, token), Place::Misplaced(_));
                 let mark = open.mark(&why).filter(|_| !misplaced);
                 let entry = EntryId { session: self.owner.session, request: id };
-                let op = open.exit(entry, token, mark, why.note(entry, self.owner.lease));
+                let mut op = open.exit(entry, token, mark, why.note(entry, self.owner.lease));
+                if let Op::Delete(delete) = &mut op
+                    && open.may_come_back(&why)
+                {
+                    delete.durable = Durable::After;
+                    delete.queues =
+                        delete.keys.iter().map(|(key, _)| keys::queue_of(key)).collect();
+                }
                 open.phase = Phase::Leaving { token, why, mark, seen: false };
                 vec![Action::Submit(id, op)]
             }
@@ -186,6 +193,12 @@ impl Open {
         }
     }
 
+    /// Whether a crash may bring its entry back: a stream that is resumed then takes it out once
+    /// more, and whoever comes after was told of nothing.
+    fn may_come_back(&self, why: &Leave) -> bool {
+        *why == Leave::Released && !self.is_followed()
+    }
+
     /// What it has to say of itself when it leaves; `None` if it is deleted.
     fn mark(&self, why: &Leave) -> Option<Mark> {
         let held = matches!(self.phase, Phase::Held { .. });
@@ -225,7 +238,7 @@ impl Open {
 
     /// Takes the entry out of all of its queues in one step.
     fn dequeue(&self, id: EntryId, token: Revision, note: Option<Note>) -> Op {
-        Op::Delete(Delete { keys: guarded(self, id, token), note })
+        Op::Delete(Delete { note, ..Delete::new(guarded(self, id, token)) })
     }
 
     pub(super) fn completion(&self, id: EntryId, token: Revision, value: Bytes) -> Op {

@@ -123,7 +123,7 @@ impl World {
 
     fn hear_feed(&mut self) {
         let Some(feed) = self.feed.pop_front() else { return };
-        self.view.apply(feed);
+        self.view.apply([feed]);
         while let Ok(event) = self.events.try_recv() {
             let actions = self.requests.event(event, &self.view);
             self.act(actions);

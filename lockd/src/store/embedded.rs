@@ -21,11 +21,12 @@ use leases::Leases;
 use lockd_proto::{MAX_TTL, Ttl, TtlRange, clock::Clock};
 use state::State;
 use tokio::sync::{
+    Notify,
     broadcast::{self, error::RecvError},
     mpsc, oneshot,
 };
 use tokio_util::sync::CancellationToken;
-use writer::{Reply, Request, Snapshot, Writer};
+use writer::{Group, Reply, Request, Snapshot, Writer};
 
 use super::{Feed, Key, LeaseId, Op, Outcome, Profile, Record, Store, StoreError};
 use crate::tasks::Tasks;
@@ -36,11 +37,15 @@ const MIN_TTL: Duration = Duration::from_millis(500);
 /// Requests that wait for the writer. Beyond that callers wait.
 const REQUESTS: usize = 4096;
 
-/// Changes that a watcher may be behind before it is given a new snapshot instead.
+/// Groups of changes that a watcher may be behind before it is given a new snapshot instead.
 const BEHIND: usize = 4096;
 
 /// How often a watcher hears that nothing has happened.
 const CONFIRM: Duration = Duration::from_secs(1);
+
+/// How long after its answer a deletion that may wait becomes durable, if no other write takes it
+/// along before.
+const PUT_OFF: Duration = Duration::from_millis(10);
 
 /// How long the end of a lease waits before it is tried again on a disk that is full.
 const END_RETRY: Duration = Duration::from_millis(500);
@@ -90,6 +95,7 @@ impl EmbeddedStore {
             StoreError::Broken(format!("\"{}\" can't be read: {panicked}", data.display()))
         })??;
         let (store, writer) = Self::new("embedded", Some(disk), state, clock);
+        let late = writer.late();
         let runtime = tokio::runtime::Handle::current();
         std::thread::Builder::new()
             .name("store writer".to_owned())
@@ -99,6 +105,7 @@ impl EmbeddedStore {
                 writer.run_blocking();
             })
             .map_err(|error| StoreError::Broken(format!("no thread for the store: {error}")))?;
+        store.flush_in_time(late, tasks, end.clone());
         store.start(tasks, end);
         Ok(store)
     }
@@ -128,11 +135,26 @@ impl EmbeddedStore {
             name,
             ttl: TtlRange { min: MIN_TTL, max: MAX_TTL },
             max_ops: MAX_OPS,
-            // One is being made durable while the next one is collected.
+            // Writes that had to be put back into line: one after the other.
             max_in_flight: 1,
+            groups_commits: true,
             revision_per_op: true,
         });
         (Self { profile, requests, leases }, writer)
+    }
+
+    /// Has written what was put off, a moment after it was.
+    fn flush_in_time(&self, late: Arc<Notify>, tasks: &Tasks, end: CancellationToken) {
+        let store = self.clone();
+        let flushing = async move {
+            loop {
+                late.notified().await;
+                tokio::time::sleep(PUT_OFF).await;
+                // What fails is taken along by the next write that does not.
+                drop(store.ask(Request::Flush).await);
+            }
+        };
+        tasks.spawn("store flush", async move { end.run_until_cancelled(flushing).await });
     }
 
     /// Ends leases as their time runs out; at the end of all closes the file, so that the
@@ -169,9 +191,9 @@ impl EmbeddedStore {
     }
 
     /// What comes next on a watch; `None` when the store is closed.
-    async fn next(&self, watching: &mut Option<broadcast::Receiver<Arc<Feed>>>) -> Option<Feed> {
+    async fn next(&self, watching: &mut Option<broadcast::Receiver<Group>>) -> Option<Vec<Feed>> {
         if let Some(changes) = watching {
-            match self.next_change(changes).await {
+            match self.next_changes(changes).await {
                 Ok(feed) => return Some(feed),
                 Err(RecvError::Lagged(_)) => {}
                 Err(RecvError::Closed) => return None,
@@ -179,21 +201,21 @@ impl EmbeddedStore {
         }
         let Snapshot { revision, records, changes } = self.ask(Request::Snapshot).await.ok()?;
         *watching = Some(changes);
-        Some(Feed::Snapshot { revision, records })
+        Some(vec![Feed::Snapshot { revision, records }])
     }
 
-    async fn next_change(
+    async fn next_changes(
         &self,
-        changes: &mut broadcast::Receiver<Arc<Feed>>,
-    ) -> Result<Feed, RecvError> {
-        if let Ok(feed) = tokio::time::timeout(CONFIRM, changes.recv()).await {
-            return feed.map(Arc::unwrap_or_clone);
+        changes: &mut broadcast::Receiver<Group>,
+    ) -> Result<Vec<Feed>, RecvError> {
+        if let Ok(group) = tokio::time::timeout(CONFIRM, changes.recv()).await {
+            return group.map(Arc::unwrap_or_clone);
         }
         let revision = self.ask(Request::Revision).await.map_err(|_| RecvError::Closed)?;
         // All changes up to the revision were published before it was told. If none is here,
         // then all have been delivered.
         if changes.is_empty() {
-            return Ok(Feed::Confirmed(revision));
+            return Ok(vec![Feed::Confirmed(revision)]);
         }
         changes.recv().await.map(Arc::unwrap_or_clone)
     }
@@ -243,7 +265,7 @@ impl Store for EmbeddedStore {
             Some((feed, (store, watching)))
         });
         // A watch never ends: when the store is closed it falls silent.
-        feed.chain(stream::pending()).boxed()
+        feed.flat_map(stream::iter).chain(stream::pending()).boxed()
     }
 }
 

@@ -149,6 +149,7 @@ impl EtcdStore {
                 ttl: TtlRange { min: MIN_TTL, max: MAX_TTL },
                 max_ops: MAX_OPS,
                 max_in_flight: MAX_IN_FLIGHT,
+                groups_commits: false,
                 revision_per_op: false,
             },
             endpoints,

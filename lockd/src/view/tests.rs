@@ -50,7 +50,7 @@ fn view() -> View {
 }
 
 fn changes(view: &View, at: u64, changes: Vec<Change>) {
-    view.apply(Feed::Changes { revision: Revision(at), changes });
+    view.apply([Feed::Changes { revision: Revision(at), changes }]);
 }
 
 #[test]
@@ -131,7 +131,7 @@ async fn an_observer_hears_of_each_changed_lock_once() {
 async fn a_view_is_stale_until_its_first_snapshot() {
     let view = view();
     assert!(view.is_stale());
-    view.apply(Feed::Snapshot { revision: Revision(5), records: vec![] });
+    view.apply([Feed::Snapshot { revision: Revision(5), records: vec![] }]);
     assert!(!view.is_stale());
     view.reached(Revision(5)).await;
 }
@@ -188,7 +188,7 @@ proptest! {
         }
         let revision = followed.revision();
         let records = store.values().cloned().collect();
-        resumed.apply(Feed::Snapshot { revision, records });
+        resumed.apply([Feed::Snapshot { revision, records }]);
         let all = keys::prefix_path(&Namespace::default(), "");
         let entries = |view: &View| {
             let queues = view.list(&all, None, usize::MAX);

@@ -12,6 +12,7 @@ use crate::world::{SOON, soon};
 both_drivers!(
     a_cancelled_query_ends_at_the_server_and_its_connection_lives_on,
     a_future_that_is_dropped_anywhere_leaves_nothing_open,
+    a_query_that_the_work_has_dropped_ends_with_it,
     a_late_cancel_never_hits_the_next_transaction,
     a_silent_server_keeps_neither_the_caller_nor_the_pool,
     a_commit_that_nobody_answers_may_have_applied,
@@ -64,6 +65,25 @@ async fn a_future_that_is_dropped_anywhere_leaves_nothing_open<D: Db>() {
     all_back(&pool).await;
     all_idle(&name).await;
     backend(&soon(), &pool).await;
+}
+
+/// The work has ended, and what it has dropped has not.
+async fn a_query_that_the_work_has_dropped_ends_with_it<D: Db>() {
+    let (pool, name) = pool::<D>(1).await;
+    let before = backend(&soon(), &pool).await;
+    let postgres = Context::background().postgres(&pool);
+    let drops = postgres.transaction(async |tx| {
+        let query = D::run(tx, "SELECT pg_sleep(60)".into());
+        tokio::select! {
+            ended = query => ended,
+            () = runs(&name, "pg_sleep") => Err("the work has thought better of it".into()),
+        }
+    });
+    let error = timeout(SOON, drops).await.expect("in time").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Failed, "{error}");
+    all_idle(&name).await;
+    all_back(&pool).await;
+    assert!(lives(&before).await, "the connection was kept");
 }
 
 async fn a_late_cancel_never_hits_the_next_transaction<D: Db>() {

@@ -93,7 +93,7 @@ pub(super) async fn a_note_comes_in_one_step_with_the_deletion(on: &Fixture) {
     let (_, mut feed) = on.watch().await;
     let forced = |guard| {
         let note = Note { key: key("n/a"), value: "why".into(), lease: session.lease };
-        Op::Delete(Delete { keys: vec![(key("q/a"), guard)], note: Some(note) })
+        Op::Delete(Delete { note: Some(note), ..Delete::new(vec![(key("q/a"), guard)]) })
     };
     let wrong = on.commit_one(forced(Guard::At(Revision(at.0 + 1)))).await;
     assert!(matches!(wrong, Outcome::Refused(Some(_))), "{wrong:?}");
@@ -372,7 +372,7 @@ pub(super) async fn several_keys_are_deleted_in_one_step_or_none(on: &Fixture) {
     assert!(matches!(rewritten, Outcome::Done(_)), "{rewritten:?}");
     let delete = |last: &str, made| {
         let keys = ["q/a/1", last].map(|name| (key(name), Guard::Made(made)));
-        Op::Delete(Delete { keys: keys.to_vec(), note: None })
+        Op::Delete(Delete::new(keys.to_vec()))
     };
     let partly = on.commit_one(delete("q/x/1", revision)).await;
     assert!(matches!(partly, Outcome::Refused(_)), "{partly:?}");
@@ -399,7 +399,7 @@ pub(super) async fn the_widest_operations_fit(on: &Fixture) {
         let Outcome::Done(at) = made else { panic!("{made:?}") };
         keys.push((key(name), Guard::Made(at)));
     }
-    let deleted = on.commit_one(Op::Delete(Delete { keys, note: None })).await;
+    let deleted = on.commit_one(Op::Delete(Delete::new(keys))).await;
     assert!(matches!(deleted, Outcome::Done(_)), "{deleted:?}");
     assert_eq!(on.store.first(key("k/")).await.unwrap(), None);
 }

@@ -154,6 +154,7 @@ pub(super) fn entry(session: &Session, queue: &str, name: &str, join: Join) -> O
         session: session.key.clone(),
         lease: session.lease,
         join,
+        durable: Durable::Before,
     })
 }
 
@@ -162,5 +163,5 @@ pub(super) fn put(key: &Key, value: &'static str, lease: LeaseId, guard: Guard) 
 }
 
 pub(super) fn delete(name: &str, guard: Guard) -> Op {
-    Op::Delete(Delete { keys: vec![(key(name), guard)], note: None })
+    Op::Delete(Delete::new(vec![(key(name), guard)]))
 }

@@ -25,7 +25,8 @@ struct Lane {
 
 /// Starts the workers, each of which uses one of so many locks.
 pub(super) async fn spawn(group: &mut Group<Spoilt>, bench: &Bench, locks: usize) {
-    let lanes: Vec<_> = (0..locks).map(|n| Arc::new(Lane::new(bench, n))).collect();
+    let lanes: Vec<_> =
+        (0..locks).map(|n| Arc::new(Lane::new(format!("{}{n}", bench.prefix)))).collect();
     for (worker, lane) in (0..bench.workers).zip(lanes.iter().cycle()) {
         let (bench, lane) = (bench.clone(), Arc::clone(lane));
         // It fails once a worker has, which says why.
@@ -50,22 +51,24 @@ async fn work(bench: Bench, worker: usize, lane: Arc<Lane>) -> Result<(), Spoilt
         let Some(guard) = bench.unless_over(acquired)? else { break };
         let granted = Instant::now();
         let released = lane.granted(guard.token())?;
-        if let Some(released) = released.filter(|released| *released > asked) {
-            bench.recorder.record(Kind::Handoff, granted - released);
-        }
         lane.releases();
         guard.release().await?;
-        bench.recorder.record(Kind::Acquire, granted - due);
-        bench.recorder.record(Kind::Release, granted.elapsed());
-        bench.recorder.record(Kind::Pair, due.elapsed());
+        let recorder = &bench.recorder;
+        let (acquire, release) = (granted - due, granted.elapsed());
+        let pair = (Kind::Pair, acquire + release);
+        recorder.record(&[(Kind::Acquire, acquire), (Kind::Release, release), pair]);
+        // Only whoever has waited for the release was handed the lock.
+        if let Some(released) = released.filter(|released| *released > asked) {
+            recorder.record(&[(Kind::Handoff, granted - released)]);
+        }
     }
     Ok(())
 }
 
 impl Lane {
-    fn new(bench: &Bench, number: usize) -> Self {
+    fn new(name: String) -> Self {
         Self {
-            name: format!("{}{number}", bench.prefix),
+            name,
             last: AtomicU64::new(0),
             held: AtomicBool::new(false),
             released: Mutex::new(None),
@@ -128,5 +131,34 @@ impl Pace {
             }
         };
         bench.ctx.cause().is_none().then_some(due)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn token(number: u64) -> FencingToken {
+        FencingToken::new(number).unwrap()
+    }
+
+    #[test]
+    fn holders_that_overlap_spoil_a_run() {
+        let lane = Lane::new("lane".to_owned());
+        assert_eq!(lane.granted(token(2)).unwrap(), None);
+        assert!(matches!(lane.granted(token(3)), Err(Spoilt::Overlap { token: 3, .. })));
+        lane.releases();
+        assert!(lane.granted(token(4)).unwrap().is_some());
+    }
+
+    #[test]
+    fn tokens_that_do_not_rise_spoil_a_run() {
+        for again in [6, 7] {
+            let lane = Lane::new("lane".to_owned());
+            lane.granted(token(7)).unwrap();
+            lane.releases();
+            let spoilt = lane.granted(token(again));
+            assert!(matches!(spoilt, Err(Spoilt::Token { before: 7, .. })), "{spoilt:?}");
+        }
     }
 }

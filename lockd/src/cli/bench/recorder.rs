@@ -54,6 +54,15 @@ impl Kind {
     }
 }
 
+/// What is counted, and how many of it there were a second.
+pub(super) fn rate(times: &Times, took: Duration) -> Option<(&'static str, f64)> {
+    times.iter().find_map(|(kind, times)| {
+        #[allow(clippy::cast_precision_loss, reason = "a figure of three digits")]
+        let count = times.len() as f64;
+        Some((kind.unit()?, count / took.as_secs_f64()))
+    })
+}
+
 /// Times in nanoseconds, to three digits.
 pub(super) type Times = BTreeMap<Kind, Histogram<u64>>;
 
@@ -113,37 +122,28 @@ impl Recorder {
         self.measuring.store(false, Ordering::Relaxed);
     }
 
-    pub(super) fn is_measuring(&self) -> bool {
-        self.measuring.load(Ordering::Relaxed)
-    }
-
-    /// Counts a time, if it is measured.
-    pub(super) fn record(&self, kind: Kind, time: Duration) {
-        if self.is_measuring() {
-            self.record_always(kind, time);
+    /// Counts times, if it is measured.
+    pub(super) fn record(&self, times: &[(Kind, Duration)]) {
+        if self.measuring.load(Ordering::Relaxed) {
+            self.record_always(times);
         }
     }
 
-    /// Counts a time of the start.
-    pub(super) fn record_always(&self, kind: Kind, time: Duration) {
-        let nanoseconds = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        let empty = || self.empty.clone();
-        self.times().entry(kind).or_insert_with(empty).saturating_record(nanoseconds);
+    /// Counts times of the start.
+    pub(super) fn record_always(&self, times: &[(Kind, Duration)]) {
+        let mut all = self.times();
+        for (kind, time) in times {
+            let nanoseconds = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+            let of_kind = all.entry(*kind).or_insert_with(|| self.empty.clone());
+            of_kind.saturating_record(nanoseconds);
+        }
     }
 
     pub(super) fn progress(&self, start: Instant, end: Instant) -> String {
-        let times = self.times();
         let so_far = start.elapsed();
-        let counted = times.iter().find_map(|(kind, times)| Some((kind.unit()?, times.len())));
-        let seconds = so_far.as_secs_f64();
-        let of = (end - start).as_secs();
-        match counted {
-            #[allow(clippy::cast_precision_loss, reason = "a figure for people")]
-            Some((unit, count)) => {
-                format!("{seconds:.0} of {of} s, {:.0} {unit}", count as f64 / seconds)
-            }
-            None => format!("{seconds:.0} of {of} s"),
-        }
+        let rate = rate(&self.times(), so_far);
+        let rate = rate.map_or(String::new(), |(unit, rate)| format!(", {rate:.0} {unit}"));
+        format!("{} of {} s{rate}", so_far.as_secs(), (end - start).as_secs())
     }
 
     /// All that was measured.

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::{
     super::output::{self, Format},
     Failure, Work,
-    recorder::{Kind, Times},
+    recorder::{Kind, Times, rate},
 };
 
 /// Which times are shown: those that this part of all does not exceed.
@@ -41,13 +41,8 @@ impl Report {
         }
     }
 
-    /// What is counted, and how many of it there were a second.
     fn rate(&self) -> Option<(&'static str, f64)> {
-        self.times.iter().find_map(|(kind, times)| {
-            #[allow(clippy::cast_precision_loss, reason = "a count of seconds' work")]
-            let count = times.len() as f64;
-            Some((kind.unit()?, count / self.took.as_secs_f64()))
-        })
+        rate(&self.times, self.took)
     }
 
     fn work(&self) -> String {

@@ -32,7 +32,7 @@ pub(super) async fn spawn(group: &mut Group<Spoilt>, bench: &Bench) {
             let Some(guard) = bench.unless_over(lock.acquire(&bench.ctx).await)? else {
                 return Ok(());
             };
-            bench.recorder.record_always(Kind::Opened, start.elapsed());
+            bench.recorder.record_always(&[(Kind::Opened, start.elapsed())]);
             drop(place);
             bench.recorder.is_at_it();
             // It fails if the lock is lost before.

@@ -215,7 +215,7 @@ impl Fleet {
 
     fn hear_feed(&mut self, replica: usize) {
         if let Some(feed) = self.store.unheard[replica].pop_front() {
-            self.views[replica].apply(feed);
+            self.views[replica].apply([feed]);
         }
         for by in 0..SESSIONS {
             while let Ok(event) = self.sessions[by].events.try_recv() {
@@ -251,7 +251,7 @@ impl Fleet {
         self.store.unheard[replica].clear();
         let records = self.store.records.values().cloned().collect();
         let revision = Revision(self.store.revision);
-        self.views[replica].apply(Feed::Snapshot { revision, records });
+        self.views[replica].apply([Feed::Snapshot { revision, records }]);
         // The other one is caught up with before anybody is taken over.
         let other = (replica + 1) % REPLICAS;
         while !self.store.unheard[other].is_empty() {

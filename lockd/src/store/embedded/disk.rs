@@ -15,10 +15,13 @@ use super::{
     rows::{self, Unreadable},
     state::{Effects, State},
 };
-use crate::store::{Revision, StoreError};
+use crate::store::{Change, Revision, StoreError};
 
 /// redb's cache. Everything is in memory above it, and is read once, on opening.
 const CACHE_BYTES: usize = 8 * 1024 * 1024;
+
+/// The most changes that are put off.
+const MAX_PUT_OFF: usize = 1024;
 
 /// The data of a folder that this process owns.
 #[derive(Debug)]
@@ -32,6 +35,8 @@ pub(super) struct Disk {
     seq: u64,
     /// What a failed commit left behind, as far as is known.
     left: Left,
+    /// Changes that were told already: the next commit takes them along.
+    put_off: Vec<Change>,
 }
 
 /// Whether a group of writes may need more room.
@@ -73,7 +78,8 @@ impl Disk {
         folder.acknowledge(seq);
         let reserve = Reserve::find(folder.reserve(), gauge.clone());
         let database = Some(database);
-        let disk = Self { folder, gauge, reserve, database, seq, left: Left::Whole };
+        let (left, put_off) = (Left::Whole, Vec::new());
+        let disk = Self { folder, gauge, reserve, database, seq, left, put_off };
         Ok((disk, state))
     }
 
@@ -97,12 +103,29 @@ impl Disk {
         }
     }
 
+    /// Leaves changes to the next commit.
+    pub(super) fn put_off(&mut self, effects: &Effects) {
+        let changes = effects.changes.iter().flat_map(|(_, changes)| changes);
+        self.put_off.extend(changes.cloned());
+    }
+
+    pub(super) fn has_room_to_put_off(&self) -> bool {
+        self.put_off.len() < MAX_PUT_OFF
+    }
+
+    /// Whether something waits for the next commit.
+    pub(super) fn has_put_off(&self) -> bool {
+        !self.put_off.is_empty()
+    }
+
     fn write(&mut self, effects: &Effects, revision: Revision) -> Result<(), StoreError> {
         let Some(database) = &self.database else {
             return Err(StoreError::Unavailable("the data file is being reopened".to_owned()));
         };
         let seq = self.seq + 1;
-        let written = rows::write(database, effects, revision, seq);
+        let changes = effects.changes.iter().flat_map(|(_, changes)| changes);
+        let changes = self.put_off.iter().chain(changes);
+        let written = rows::write(database, changes, &effects.leases, (revision, seq));
         self.finish(written, seq)
     }
 
@@ -144,6 +167,7 @@ impl Disk {
         match written {
             Ok(()) => {
                 self.seq = seq;
+                self.put_off.clear();
                 self.folder.acknowledge(seq);
                 Ok(())
             }

@@ -10,7 +10,7 @@ use redb::{
 };
 use sha2::{Digest as _, Sha256};
 
-use super::state::{Effects, State};
+use super::state::State;
 use crate::store::{Change, Key, LeaseId, Record, Revision};
 
 const RECORDS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("records");
@@ -148,17 +148,17 @@ fn ttl_ms(ttl: Ttl) -> u64 {
     u64::try_from(ttl.get().as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Makes a group's effects durable as commit number `seq`.
-pub(super) fn write(
+/// Makes changes and leases durable, in their order, as commit number `seq`.
+pub(super) fn write<'a>(
     database: &Database,
-    effects: &Effects,
-    revision: Revision,
-    seq: u64,
+    changes: impl Iterator<Item = &'a Change>,
+    leases: &[(LeaseId, Option<Ttl>)],
+    (revision, seq): (Revision, u64),
 ) -> Result<(), redb::Error> {
     let writing = database.begin_write()?;
     {
         let mut records = writing.open_table(RECORDS)?;
-        for change in effects.changes.iter().flat_map(|(_, changes)| changes) {
+        for change in changes {
             match change {
                 Change::Put(record) => {
                     records.insert(record.key.as_bytes(), encode(record).as_slice())?;
@@ -168,11 +168,11 @@ pub(super) fn write(
                 }
             }
         }
-        let mut leases = writing.open_table(LEASES)?;
-        for (id, ttl) in &effects.leases {
+        let mut table = writing.open_table(LEASES)?;
+        for (id, ttl) in leases {
             match ttl {
-                Some(ttl) => leases.insert(id.0, ttl_ms(*ttl))?,
-                None => leases.remove(id.0)?,
+                Some(ttl) => table.insert(id.0, ttl_ms(*ttl))?,
+                None => table.remove(id.0)?,
             };
         }
     }

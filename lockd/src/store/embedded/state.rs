@@ -6,7 +6,8 @@ use bytes::Bytes;
 use lockd_proto::Ttl;
 
 use crate::store::{
-    Change, Delete, Enqueue, Guard, Join, Key, LeaseId, Op, Outcome, Place, Put, Record, Revision,
+    Change, Delete, Durable, Enqueue, Guard, Join, Key, LeaseId, Op, Outcome, Place, Put, Record,
+    Revision,
 };
 
 /// The whole store.
@@ -137,6 +138,21 @@ impl State {
         let written = self.write(op.key, op.value, op.lease, revision, effects);
         effects.changes.push((revision, vec![written]));
         Outcome::Done(revision)
+    }
+
+    /// Whether an operation may become durable after it is answered: nobody is granted anything
+    /// by it.
+    pub(super) fn may_wait(&self, op: &Op) -> bool {
+        match op {
+            Op::Enqueue(op) if op.durable == Durable::After => {
+                op.places.iter().any(|place| self.under(&place.queue).next().is_some())
+            }
+            Op::Delete(op) if op.durable == Durable::After => {
+                let goes = |record: &Record| op.keys.iter().any(|(key, _)| *key == record.key);
+                op.queues.iter().all(|queue| self.under(queue).all(goes))
+            }
+            Op::Enqueue(_) | Op::Put(_) | Op::Delete(_) => false,
+        }
     }
 
     fn delete(&mut self, op: Delete, effects: &mut Effects) -> Outcome {

@@ -8,7 +8,7 @@ mod time;
 use bytes::Bytes;
 
 use super::{super::Change, file::Gauge, *};
-use crate::store::{Delete, Enqueue, Guard, Join, Place, Put, Revision};
+use crate::store::{Delete, Durable, Enqueue, Guard, Join, Place, Put, Revision};
 
 const LEASE: LeaseId = LeaseId(7);
 const SECOND: Duration = Duration::from_secs(1);
@@ -87,11 +87,12 @@ fn enqueue_sized(number: usize, bytes: usize) -> Op {
         session: session(),
         lease: LEASE,
         join: Join::Always,
+        durable: Durable::Before,
     })
 }
 
 fn delete(number: usize) -> Op {
-    Op::Delete(Delete { keys: vec![(entry(number), Guard::Exists)], note: None })
+    Op::Delete(Delete::new(vec![(entry(number), Guard::Exists)]))
 }
 
 #[tokio::test]

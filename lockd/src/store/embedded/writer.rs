@@ -7,7 +7,7 @@
 use std::{sync::Arc, time::Duration};
 
 use lockd_proto::Ttl;
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{Notify, broadcast, mpsc, oneshot};
 
 use super::{
     disk::{Disk, Room},
@@ -24,11 +24,14 @@ const SETTLE_RETRY: Duration = Duration::from_millis(200);
 
 pub(super) type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
 
+/// What a group of writes has changed.
+pub(super) type Group = Arc<Vec<Feed>>;
+
 /// The state at one moment, and everything that follows it.
 pub(super) struct Snapshot {
     pub(super) revision: Revision,
     pub(super) records: Vec<Record>,
-    pub(super) changes: broadcast::Receiver<Arc<Feed>>,
+    pub(super) changes: broadcast::Receiver<Group>,
 }
 
 /// What the writer can be asked for.
@@ -40,6 +43,8 @@ pub(super) enum Request {
     First(Key, Reply<Option<Record>>),
     Snapshot(Reply<Snapshot>),
     Revision(Reply<Revision>),
+    /// Writes what was put off.
+    Flush(Reply<()>),
     /// The end: what came before is answered, the file is closed.
     Close(Reply<()>),
 }
@@ -53,7 +58,9 @@ pub(super) struct Writer {
     disk: Option<Disk>,
     requests: mpsc::Receiver<Request>,
     leases: Arc<Leases>,
-    published: broadcast::Sender<Arc<Feed>>,
+    published: broadcast::Sender<Group>,
+    /// Woken when something is put off: somebody has to ask for a flush in time.
+    late: Arc<Notify>,
     health: Health,
     /// Answers to what may or may not have reached a disk that failed.
     unsettled: Vec<(Answer, StoreError)>,
@@ -78,8 +85,13 @@ impl Writer {
         behind: usize,
     ) -> Self {
         let published = broadcast::Sender::new(behind);
-        let (health, unsettled) = (Health::Good, Vec::new());
-        Self { state, disk, requests, leases, published, health, unsettled }
+        let (late, health, unsettled) = (Arc::default(), Health::Good, Vec::new());
+        Self { state, disk, requests, leases, published, late, health, unsettled }
+    }
+
+    /// Woken when something is put off.
+    pub(super) fn late(&self) -> Arc<Notify> {
+        self.late.clone()
     }
 
     /// Runs until it is told to close, or nobody can ask for anything any more.
@@ -87,10 +99,12 @@ impl Writer {
         let mut group = Vec::new();
         while self.receive(&mut group) {
             if let Some(closed) = self.step(group.drain(..)) {
+                self.flush();
                 drop(self);
                 return tell(closed, Ok(()));
             }
         }
+        self.flush();
     }
 
     /// The same as a task, for a store without a disk.
@@ -127,6 +141,11 @@ impl Writer {
         for request in group {
             match request {
                 Request::Close(reply) => close = Some(reply),
+                Request::Flush(reply) => {
+                    self.flush();
+                    tell(reply, Ok(()));
+                }
+                Request::Commit(ops, reply) if self.may_put_off(&ops) => self.put_off(ops, reply),
                 request if self.health == Health::Full && request.adds() => then.push(request),
                 request => first.push(request),
             }
@@ -134,6 +153,27 @@ impl Writer {
         self.commit(first);
         self.commit(then);
         close
+    }
+
+    /// Whether operations may become durable with the next commit, and be answered before.
+    fn may_put_off(&self, ops: &[Op]) -> bool {
+        let has_room = self.disk.as_ref().is_some_and(Disk::has_room_to_put_off);
+        // Each is looked at as if it were alone, so it has to be.
+        let [op] = ops else { return false };
+        has_room && self.health == Health::Good && self.state.may_wait(op)
+    }
+
+    /// Does what nobody gains by, and answers at once.
+    fn put_off(&mut self, ops: Vec<Op>, reply: Reply<Vec<Outcome>>) {
+        let mut effects = Effects::default();
+        let apply = |op| self.state.apply(op, &mut effects);
+        let outcomes = ops.into_iter().map(apply).collect();
+        if let Some(disk) = &mut self.disk {
+            disk.put_off(&effects);
+        }
+        self.publish(effects);
+        tell(reply, Ok(outcomes));
+        self.late.notify_one();
     }
 
     fn commit(&mut self, group: Vec<Request>) {
@@ -163,6 +203,17 @@ impl Writer {
         match &mut self.disk {
             Some(disk) if !effects.is_empty() => disk.commit(effects, self.state.revision(), room),
             Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Writes what was put off.
+    fn flush(&mut self) {
+        let Some(disk) = self.disk.as_mut().filter(|disk| disk.has_put_off()) else { return };
+        if self.health == Health::Unsettled {
+            return;
+        }
+        if let Err(error) = disk.commit(&Effects::default(), self.state.revision(), Room::Gives) {
+            self.failed(error, vec![]);
         }
     }
 
@@ -246,7 +297,7 @@ impl Writer {
                 })
             }
             Request::Revision(reply) => Box::new(move |_, state| tell(reply, Ok(state.revision()))),
-            Request::Close(reply) => Box::new(|_, _| tell(reply, Ok(()))),
+            Request::Flush(reply) | Request::Close(reply) => Box::new(|_, _| tell(reply, Ok(()))),
         }
     }
 
@@ -257,9 +308,12 @@ impl Writer {
                 None => self.leases.end(lease),
             }
         }
-        for (revision, changes) in effects.changes {
+        let changes = effects.changes.into_iter();
+        let group: Vec<_> =
+            changes.map(|(revision, changes)| Feed::Changes { revision, changes }).collect();
+        if !group.is_empty() {
             // Nobody may be watching.
-            drop(self.published.send(Arc::new(Feed::Changes { revision, changes })));
+            drop(self.published.send(Arc::new(group)));
         }
     }
 }
@@ -275,6 +329,7 @@ impl Request {
             | Self::First(..)
             | Self::Snapshot(_)
             | Self::Revision(_)
+            | Self::Flush(_)
             | Self::Close(_) => false,
         }
     }

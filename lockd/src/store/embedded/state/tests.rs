@@ -29,7 +29,7 @@ fn enqueue(name: &str, join: Join) -> Op {
 }
 
 fn delete(name: &str, guard: Guard) -> Op {
-    Op::Delete(Delete { keys: vec![(key(name), guard)], note: None })
+    Op::Delete(Delete::new(vec![(key(name), guard)]))
 }
 
 /// A session with lease 1 at revision 1.
@@ -94,7 +94,7 @@ fn a_deletion_and_its_note_share_a_revision() {
     let note = Note { key: key("n/x"), value: Bytes::new(), lease: LeaseId(1) };
     let entry = key(&format!("{QUEUE}x"));
     let keys = vec![(entry.clone(), Guard::Exists)];
-    let op = Op::Delete(Delete { keys, note: Some(note) });
+    let op = Op::Delete(Delete { note: Some(note), ..Delete::new(keys) });
     assert_eq!(state.apply(op, &mut effects), Outcome::Done(Revision(3)));
     let [(Revision(3), changes)] = effects.changes.as_slice() else { panic!("{effects:?}") };
     assert!(
@@ -136,7 +136,7 @@ fn step() -> impl Strategy<Value = Step> {
     let put = (name(), 1..4_i64, guard.clone()).prop_map(|(name, id, guard)| put(name, id, guard));
     let noted = (name(), guard, 1..4_i64).prop_map(|(name, guard, lease)| {
         let note = Note { key: key("n/k"), value: Bytes::new(), lease: LeaseId(lease) };
-        Op::Delete(Delete { keys: vec![(key(name), guard)], note: Some(note) })
+        Op::Delete(Delete { note: Some(note), ..Delete::new(vec![(key(name), guard)]) })
     });
     let queued = (prop::sample::select(vec!["x", "y"]), join);
     prop_oneof![
