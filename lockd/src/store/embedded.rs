@@ -38,7 +38,7 @@ const MIN_TTL: Duration = Duration::from_millis(500);
 const REQUESTS: usize = 4096;
 
 /// Groups of changes that a watcher may be behind before it is given a new snapshot instead.
-const BEHIND: usize = 4096;
+const BEHIND: usize = 256;
 
 /// How often a watcher hears that nothing has happened.
 const CONFIRM: Duration = Duration::from_secs(1);
@@ -65,6 +65,8 @@ pub struct EmbeddedStore {
     profile: Arc<Profile>,
     requests: mpsc::Sender<Request>,
     leases: Arc<Leases>,
+    /// Woken when something is put off.
+    late: Arc<Notify>,
 }
 
 impl EmbeddedStore {
@@ -78,7 +80,9 @@ impl EmbeddedStore {
         tasks: &Tasks,
         end: CancellationToken,
     ) -> Result<Self, StoreError> {
-        Self::open_gauged(dir, Gauge::default(), clock, tasks, end).await
+        let store = Self::open_gauged(dir, Gauge::default(), clock, tasks, end.clone()).await?;
+        store.flush_in_time(tasks, end);
+        Ok(store)
     }
 
     async fn open_gauged(
@@ -95,7 +99,6 @@ impl EmbeddedStore {
             StoreError::Broken(format!("\"{}\" can't be read: {panicked}", data.display()))
         })??;
         let (store, writer) = Self::new("embedded", Some(disk), state, clock);
-        let late = writer.late();
         let runtime = tokio::runtime::Handle::current();
         std::thread::Builder::new()
             .name("store writer".to_owned())
@@ -105,7 +108,6 @@ impl EmbeddedStore {
                 writer.run_blocking();
             })
             .map_err(|error| StoreError::Broken(format!("no thread for the store: {error}")))?;
-        store.flush_in_time(late, tasks, end.clone());
         store.start(tasks, end);
         Ok(store)
     }
@@ -140,15 +142,16 @@ impl EmbeddedStore {
             groups_commits: true,
             revision_per_op: true,
         });
-        (Self { profile, requests, leases }, writer)
+        let late = writer.late();
+        (Self { profile, requests, leases, late }, writer)
     }
 
     /// Has written what was put off, a moment after it was.
-    fn flush_in_time(&self, late: Arc<Notify>, tasks: &Tasks, end: CancellationToken) {
+    fn flush_in_time(&self, tasks: &Tasks, end: CancellationToken) {
         let store = self.clone();
         let flushing = async move {
             loop {
-                late.notified().await;
+                store.late.notified().await;
                 tokio::time::sleep(PUT_OFF).await;
                 // What fails is taken along by the next write that does not.
                 drop(store.ask(Request::Flush).await);

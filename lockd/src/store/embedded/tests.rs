@@ -3,6 +3,7 @@
 mod damage;
 mod durability;
 mod full;
+mod put_off;
 mod time;
 
 use bytes::Bytes;
@@ -127,8 +128,8 @@ async fn a_watcher_that_falls_behind_starts_over() {
     running.has_session().await;
     let mut watch = running.store.watch();
     watch.next().await.unwrap();
-    for start in (0..BEHIND + 10).step_by(MAX_OPS) {
-        running.store.commit((start..start + MAX_OPS).map(enqueue).collect()).await.unwrap();
+    for number in 0..BEHIND + 10 {
+        running.commit(enqueue(number)).await.unwrap();
     }
     let next = watch.next().await;
     let Some(Feed::Snapshot { records, .. }) = next else { panic!("{next:?}") };

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::store::Note;
+use crate::store::{Durable, Note};
 
 const SESSION: &str = "s/a";
 const QUEUE: &str = "q/orders/";
@@ -25,6 +25,7 @@ fn enqueue(name: &str, join: Join) -> Op {
         session: key(SESSION),
         lease: LeaseId(1),
         join,
+        durable: Durable::Before,
     })
 }
 
