@@ -107,7 +107,7 @@ async fn run(
                 if count == 0 && pending.is_empty() && in_flight.is_empty() {
                     return;
                 }
-                arrived.drain(..).for_each(|write| pending.push(write));
+                arrived.drain(..).for_each(|write| pending.push(write, &profile));
             }
             () = sleep_until(retry_at) => retry_at = None,
         }

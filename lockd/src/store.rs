@@ -203,6 +203,9 @@ pub struct Place {
     pub key: Key,
     /// The prefix of all entries of the queue.
     pub queue: Key,
+    /// An entry that was in the queue when this was made, and when it was created. While it
+    /// still is, nobody has to look for another one: a store may find that costly.
+    pub behind: Option<(Key, Revision)>,
 }
 
 /// Whether an [`Enqueue`] joins a queue that is not empty.

@@ -336,6 +336,14 @@ impl View {
         self.lock().locks.get(lock).map_or(0, |lock| lock.queue.len())
     }
 
+    /// Who has joined a lock's queue last, and when.
+    #[must_use]
+    pub fn last(&self, lock: &LockId) -> Option<(EntryId, Revision)> {
+        let state = self.lock();
+        let last = state.locks.get(lock)?.queue.last()?;
+        Some((last.id, last.created))
+    }
+
     /// A lock's queue; `None` when the lock is free.
     #[must_use]
     pub fn queue(&self, lock: &LockId) -> Option<QueueView> {

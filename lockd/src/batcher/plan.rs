@@ -1,6 +1,6 @@
 //! Which of the waiting writes go into the next batch.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use super::Submitted;
 use crate::store::{Key, Op, Profile};
@@ -24,36 +24,47 @@ pub(super) enum Kinds {
     Deletes,
 }
 
-/// Writes in the order in which they came.
+/// Writes in the order in which they came, but for those that wait for another one: what is
+/// looked at for a batch is what may go with it.
 #[derive(Debug)]
 pub(super) struct Pending<W> {
-    writes: VecDeque<W>,
+    line: VecDeque<W>,
+    /// Writes that wait for what they claim, in their order.
+    waiting: HashMap<Key, VecDeque<W>>,
     /// The keys of the batches that are under way: a write of the same key has to wait, or it
     /// might be applied first.
     in_flight: HashSet<Key>,
+    len: usize,
 }
 
 impl<W> Default for Pending<W> {
     fn default() -> Self {
-        Self { writes: VecDeque::new(), in_flight: HashSet::new() }
+        let (line, waiting, in_flight) = (VecDeque::new(), HashMap::new(), HashSet::new());
+        Self { line, waiting, in_flight, len: 0 }
     }
 }
 
 impl<W: Write> Pending<W> {
-    pub(super) fn push(&mut self, write: W) {
-        self.writes.push_back(write);
+    pub(super) fn push(&mut self, write: W, profile: &Profile) {
+        self.len += 1;
+        let ahead = claims(write.op(), profile).find(|claim| self.waiting.contains_key(*claim));
+        match ahead.cloned().and_then(|claim| self.waiting.get_mut(&claim)) {
+            Some(others) => others.push_back(write),
+            None => self.line.push_back(write),
+        }
     }
 
     pub(super) fn push_front(&mut self, write: W) {
-        self.writes.push_front(write);
+        self.len += 1;
+        self.line.push_front(write);
     }
 
     pub(super) fn len(&self) -> usize {
-        self.writes.len()
+        self.len
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.writes.is_empty()
+        self.len == 0
     }
 
     /// A batch has come to its end.
@@ -61,10 +72,9 @@ impl<W: Write> Pending<W> {
     where
         W: 'a,
     {
-        for write in batch {
-            for key in write.op().keys() {
-                self.in_flight.remove(key);
-            }
+        for key in batch.into_iter().flat_map(|write| write.op().keys()) {
+            self.in_flight.remove(key);
+            self.free(key);
         }
     }
 
@@ -73,29 +83,50 @@ impl<W: Write> Pending<W> {
     /// fencing token. What has to wait keeps its place.
     pub(super) fn next_batch(&mut self, profile: &Profile, kinds: Kinds) -> Vec<W> {
         let mut batch = Vec::new();
-        let mut skipped = VecDeque::new();
+        let mut stays = Vec::new();
         let mut taken: HashSet<Key> = HashSet::new();
         let mut room = profile.max_ops;
         while room > 0
-            && let Some(write) = self.writes.pop_front()
+            && let Some(write) = self.line.pop_front()
         {
-            let claims: Vec<_> = claims(write.op(), profile).cloned().collect();
-            let waits = claims.iter().any(|key| taken.contains(key) || self.in_flight.contains(key))
-                || (kinds == Kinds::Deletes && !matches!(write.op(), Op::Delete(_)))
-                // A wide write leaves room for fewer others; alone it always fits.
-                || (write.op().width() > room && !batch.is_empty());
-            if waits {
-                skipped.push_back(write);
+            let op = write.op();
+            // A wide write leaves room for fewer others; alone it always fits.
+            let is_wide = op.width() > room && !batch.is_empty();
+            if is_wide || (kinds == Kinds::Deletes && !matches!(op, Op::Delete(_))) {
+                stays.push(write);
                 continue;
             }
-            room = room.saturating_sub(write.op().width());
-            taken.extend(claims);
+            let is_taken = |claim: &&Key| taken.contains(*claim) || self.in_flight.contains(*claim);
+            let claim = claims(op, profile).find(is_taken).cloned();
+            if let Some(claim) = claim {
+                self.waiting.entry(claim).or_default().push_back(write);
+                continue;
+            }
+            room = room.saturating_sub(op.width());
+            taken.extend(claims(op, profile).cloned());
             batch.push(write);
         }
-        skipped.append(&mut self.writes);
-        self.writes = skipped;
+        stays.into_iter().rev().for_each(|write| self.line.push_front(write));
         self.in_flight.extend(batch.iter().flat_map(|write| write.op().keys().cloned()));
+        // Queues are free for the next batch; keys are when this one has come to its end.
+        for claim in taken {
+            if !self.in_flight.contains(&claim) {
+                self.free(&claim);
+            }
+        }
+        self.len -= batch.len();
         batch
+    }
+
+    /// Whoever has waited longest for this is next.
+    fn free(&mut self, claim: &Key) {
+        let Some(others) = self.waiting.get_mut(claim) else { return };
+        if let Some(next) = others.pop_front() {
+            self.line.push_front(next);
+        }
+        if others.is_empty() {
+            self.waiting.remove(claim);
+        }
     }
 }
 

@@ -17,7 +17,8 @@ impl Write for Named {
 }
 
 fn enqueue(name: &'static str, queue: &'static str) -> Named {
-    let place = Place { key: Key::new(format!("{queue}/{name}")), queue: Key::new(queue) };
+    let place =
+        Place { key: Key::new(format!("{queue}/{name}")), queue: Key::new(queue), behind: None };
     let op = Enqueue {
         places: vec![place],
         value: Bytes::new(),
@@ -41,7 +42,7 @@ fn profile(max_ops: usize, revision_per_op: bool) -> Profile {
 
 fn batches(writes: impl IntoIterator<Item = Named>, profile: &Profile) -> Vec<Vec<&'static str>> {
     let mut pending = Pending::default();
-    writes.into_iter().for_each(|write| pending.push(write));
+    writes.into_iter().for_each(|write| pending.push(write, profile));
     let next = || {
         let batch = pending.next_batch(profile, Kinds::All);
         pending.settled(&batch);
@@ -80,9 +81,9 @@ fn names(batch: &[Named]) -> Vec<&'static str> {
 fn a_write_waits_for_the_one_before_it_of_the_same_key() {
     let profile = profile(9, false);
     let mut pending = Pending::default();
-    pending.push(enqueue("acquire", "x"));
+    pending.push(enqueue("acquire", "x"), &profile);
     let under_way = pending.next_batch(&profile, Kinds::All);
-    pending.push(delete("cancel", "x/acquire"));
+    pending.push(delete("cancel", "x/acquire"), &profile);
     assert!(pending.next_batch(&profile, Kinds::All).is_empty());
     pending.settled(&under_way);
     assert_eq!(names(&pending.next_batch(&profile, Kinds::All)), ["cancel"]);
@@ -92,8 +93,35 @@ fn a_write_waits_for_the_one_before_it_of_the_same_key() {
 fn on_a_full_store_deletes_go_alone() {
     let profile = profile(9, false);
     let mut pending = Pending::default();
-    pending.push(enqueue("acquire", "x"));
-    pending.push(delete("release", "y"));
+    pending.push(enqueue("acquire", "x"), &profile);
+    pending.push(delete("release", "y"), &profile);
     assert_eq!(names(&pending.next_batch(&profile, Kinds::Deletes)), ["release"]);
     assert_eq!(names(&pending.next_batch(&profile, Kinds::All)), ["acquire"]);
+}
+
+/// Each batch takes one, and none is looked at before its turn.
+#[test]
+fn many_entries_of_one_queue_keep_their_order_among_others() {
+    let hot = ["a", "b", "c", "d", "e"].map(|name| enqueue(name, "hot"));
+    let writes = hot.into_iter().chain([enqueue("x", "cold"), delete("y", "k")]);
+    let shared = batches(writes, &profile(9, false));
+    assert_eq!(shared, [vec!["a", "x", "y"], vec!["b"], vec!["c"], vec!["d"], vec!["e"]]);
+}
+
+#[test]
+fn a_write_never_overtakes_those_that_wait_for_the_same_key() {
+    let profile = profile(9, false);
+    let mut pending = Pending::default();
+    pending.push(enqueue("acquire", "x"), &profile);
+    let under_way = pending.next_batch(&profile, Kinds::All);
+    pending.push(delete("first", "x/acquire"), &profile);
+    assert!(pending.next_batch(&profile, Kinds::All).is_empty());
+    pending.push(delete("second", "x/acquire"), &profile);
+    pending.settled(&under_way);
+    let first = pending.next_batch(&profile, Kinds::All);
+    assert_eq!(names(&first), ["first"]);
+    assert_eq!(pending.len(), 1);
+    pending.settled(&first);
+    assert_eq!(names(&pending.next_batch(&profile, Kinds::All)), ["second"]);
+    assert!(pending.is_empty());
 }

@@ -10,7 +10,7 @@ use futures::{StreamExt as _, stream::BoxStream};
 use integration_tests::{Etcd, unique_prefix};
 use lockd::{
     store::{
-        Delete, Enqueue, Feed, Guard, Join, Key, LeaseId, Op, Outcome, Place, Put, Record,
+        Delete, Durable, Enqueue, Feed, Guard, Join, Key, LeaseId, Op, Outcome, Place, Put, Record,
         Revision, Store, StoreError,
         embedded::EmbeddedStore,
         etcd::{EtcdConfig, EtcdStore},
@@ -149,7 +149,7 @@ pub(super) fn key(name: impl Into<String>) -> Key {
 
 pub(super) fn entry(session: &Session, queue: &str, name: &str, join: Join) -> Op {
     Op::Enqueue(Enqueue {
-        places: vec![Place { key: key(format!("{queue}{name}")), queue: key(queue) }],
+        places: vec![Place { key: key(format!("{queue}{name}")), queue: key(queue), behind: None }],
         value: format!("value of {name}").into(),
         session: session.key.clone(),
         lease: session.lease,

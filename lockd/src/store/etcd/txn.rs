@@ -75,9 +75,29 @@ fn write(key: Vec<u8>, value: &[u8], lease: LeaseId) -> TxnOp {
     TxnOp::put(key, value, Some(PutOptions::new().with_lease(lease.0)))
 }
 
+/// The entry behind which this one is sure to wait, if it is still there. Whether a queue is
+/// empty etcd finds out by reading all of it.
+fn behind(op: &Enqueue) -> Option<&(Key, Revision)> {
+    match op.places.as_slice() {
+        [place] if op.join == Join::Always => place.behind.as_ref(),
+        _ => None,
+    }
+}
+
+fn enqueue(keyspace: &Keyspace, op: &Enqueue) -> Txn {
+    let anywhere = enqueue_anywhere(keyspace, op);
+    let (Some((key, at)), [place]) = (behind(op), op.places.as_slice()) else { return anywhere };
+    let own = keyspace.full(&place.key);
+    let session = exists(keyspace.full(&op.session));
+    Txn::new()
+        .when([session, absent(own.clone()), guard(keyspace.full(key), Guard::Made(*at))])
+        .and_then([write(own, &op.value, op.lease)])
+        .or_else([TxnOp::txn(anywhere)])
+}
+
 /// A put under a lease that is gone would fail the whole batch. The session's key is attached
 /// to the session's lease, so it stands for it.
-fn enqueue(keyspace: &Keyspace, op: &Enqueue) -> Txn {
+fn enqueue_anywhere(keyspace: &Keyspace, op: &Enqueue) -> Txn {
     let keys: Vec<_> = op.places.iter().map(|place| keyspace.full(&place.key)).collect();
     let session = keyspace.full(&op.session);
     let free = keys.iter().map(|key| absent(key.clone()));
@@ -140,22 +160,38 @@ fn etcd_revision(at: Revision) -> i64 {
 }
 
 fn outcome(keyspace: &Keyspace, op: &Op, response: &TxnResponse, revision: Revision) -> Outcome {
-    let responses = response.op_responses();
-    match (op, response.succeeded()) {
-        (Op::Enqueue(_), true) => Outcome::Enqueued { revision, first: true },
-        (Op::Enqueue(op), false) => match (op.join, responses.first()) {
-            (Join::Always, Some(TxnOpResponse::Txn(wait))) if wait.succeeded() => {
-                Outcome::Enqueued { revision, first: false }
+    match op {
+        Op::Enqueue(op) if behind(op).is_none() => enqueued(keyspace, op, response, revision),
+        Op::Enqueue(op) => match response.op_responses().first() {
+            Some(TxnOpResponse::Txn(anywhere)) if !response.succeeded() => {
+                enqueued(keyspace, op, anywhere, revision)
             }
-            (Join::Always, Some(TxnOpResponse::Txn(wait))) => {
-                looked(keyspace, &wait.op_responses())
-            }
-            _ => looked(keyspace, &responses),
+            _ => Outcome::Enqueued { revision, first: false },
         },
-        (Op::Put(_) | Op::Delete(_), true) => Outcome::Done(revision),
-        (Op::Put(_) | Op::Delete(_), false) => {
-            Outcome::Refused(found(responses.first()).and_then(|kv| record(keyspace, kv)))
+        Op::Put(_) | Op::Delete(_) if response.succeeded() => Outcome::Done(revision),
+        Op::Put(_) | Op::Delete(_) => {
+            let there = response.op_responses();
+            Outcome::Refused(found(there.first()).and_then(|kv| record(keyspace, kv)))
         }
+    }
+}
+
+fn enqueued(
+    keyspace: &Keyspace,
+    op: &Enqueue,
+    response: &TxnResponse,
+    revision: Revision,
+) -> Outcome {
+    let responses = response.op_responses();
+    if response.succeeded() {
+        return Outcome::Enqueued { revision, first: true };
+    }
+    match (op.join, responses.first()) {
+        (Join::Always, Some(TxnOpResponse::Txn(wait))) if wait.succeeded() => {
+            Outcome::Enqueued { revision, first: false }
+        }
+        (Join::Always, Some(TxnOpResponse::Txn(wait))) => looked(keyspace, &wait.op_responses()),
+        _ => looked(keyspace, &responses),
     }
 }
 
