@@ -11,6 +11,7 @@ pub(crate) enum Image {
     Etcd,
     Postgres,
     Redis,
+    ZooKeeper,
 }
 
 impl Image {
@@ -22,12 +23,13 @@ impl Image {
     }
 
     /// Its name, asked for once in a process.
-    fn name(self) -> &'static str {
-        static NAMES: [OnceLock<String>; 3] = [const { OnceLock::new() }; 3];
+    pub(crate) fn name(self) -> &'static str {
+        static NAMES: [OnceLock<String>; 4] = [const { OnceLock::new() }; 4];
         let (slot, word) = match self {
             Self::Etcd => (0, "etcd"),
             Self::Postgres => (1, "postgres"),
             Self::Redis => (2, "redis"),
+            Self::ZooKeeper => (3, "zookeeper"),
         };
         NAMES[slot].get_or_init(|| {
             let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/test-images/image.sh");

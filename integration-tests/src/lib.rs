@@ -19,6 +19,7 @@ pub mod etcd;
 pub mod eventually;
 mod image;
 pub mod memory;
+pub mod peers;
 pub mod proxy;
 pub mod writer;
 

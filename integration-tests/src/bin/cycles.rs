@@ -1,7 +1,7 @@
 //! Acquires and gives up, again and again, for a test that looks at what this leaves in its process.
 //!
 //! `cycles LOCKD COUNT`: makes so many cycles, waits until there are no more tasks than after the first
-//! round, says how much memory is resident, in KiB, and does so again for each line of its input.
+//! round, says how much memory is allocated, in KiB, and does so again for each line of its input.
 
 #![allow(
     clippy::unwrap_used,
@@ -12,13 +12,18 @@
 
 use std::time::Duration;
 
-use integration_tests::{eventually, resident};
+use integration_tests::eventually;
 use lockd_client::{Client, Context};
+use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
     runtime::Handle,
     task::JoinSet,
 };
+
+/// What is resident moves with what the allocator keeps; what is allocated does not.
+#[global_allocator]
+static ALLOCATOR: &StatsAlloc<std::alloc::System> = &INSTRUMENTED_SYSTEM;
 
 /// How many acquires there are at a time.
 const AT_A_TIME: usize = 32;
@@ -42,11 +47,16 @@ async fn main() {
             _ => Ok(()),
         })
         .await;
-        println!("{}", resident("self"));
+        println!("{}", allocated() / 1024);
         if input.next_line().await.unwrap().is_none() {
             return;
         }
     }
+}
+
+fn allocated() -> usize {
+    let stats = ALLOCATOR.stats();
+    stats.bytes_allocated.saturating_sub(stats.bytes_deallocated)
 }
 
 /// Acquires a lock that is held, and gives up at once, soon, or when it waits.
