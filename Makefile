@@ -33,6 +33,20 @@ bench-context: test-images ## measure contexts and fencing on real databases, an
 	@$(prepared) cargo build --release --workspace --bins --example order_service
 	@$(prepared) ONLY=$(ONLY) cargo bench -p integration-tests --bench context
 
+.PHONY: bench-peers
+bench-peers: test-images ## measure lockd beside etcd, Redis and ZooKeeper; write docs/benchmarks.md (40 min)
+	@deploy/test-images/image.sh zookeeper
+	@$(prepared) cargo build --release -p lockd
+	@$(prepared) ONLY=$(ONLY) cargo bench -p integration-tests --bench peers
+
+# Write the counts instead of checking them: make bench-check UPDATE=1
+UPDATE ?=
+
+.PHONY: bench-check
+bench-check: ## count the instructions of the hot path, and compare them with the stored counts
+	@PROTOC=$$(deploy/build-tools/setup.sh valgrind) && export PROTOC && \
+		UPDATE=$(UPDATE) cargo bench --quiet -p lockd --bench instructions --profile instructions
+
 .PHONY: order-service
 order-service: ## run the example order_service with docker compose, on http://localhost:8080
 	@$(prepared) deploy/order-service/up.sh

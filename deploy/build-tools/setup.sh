@@ -3,6 +3,8 @@
 # build of etcd-client runs. Installs what it can and says exactly what to install where it cannot.
 # Prints the path of protoc, and nothing else on stdout. Does nothing when all is there.
 #
+#   setup.sh [valgrind]   valgrind too, for counting instructions
+#
 #   PROTOC   a protoc to use instead of finding one
 set -euo pipefail
 
@@ -77,6 +79,10 @@ if ! protoc_works && ! apt_install protobuf-compiler libprotobuf-dev && ! pypi_p
     say "  Fedora:         dnf install protobuf-compiler protobuf-devel"
     say "  macOS:          brew install protobuf"
     say "  or set PROTOC to the path of one (https://github.com/protocolbuffers/protobuf/releases)"
+    exit 1
+fi
+if [ "${1:-}" = valgrind ] && ! command -v valgrind >/dev/null && ! apt_install valgrind; then
+    say "no valgrind, which counts instructions: install it (Debian: apt-get install valgrind)"
     exit 1
 fi
 find_protoc

@@ -2,6 +2,7 @@
 //! the unary calls take.
 
 use std::{
+    ops::Deref,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -25,9 +26,13 @@ use crate::{
 /// How long a request waits for the view to come up to a revision that the store has shown.
 const CATCH_UP: Duration = Duration::from_secs(5);
 
-/// One replica's working parts. Cheap to clone.
+/// One replica's working parts, shared: a clone counts one reference.
 #[derive(Debug, Clone)]
-pub struct Engine {
+pub struct Engine(Arc<WorkingParts>);
+
+/// What a replica works with.
+#[derive(Debug)]
+pub struct WorkingParts {
     /// Where everything is kept.
     pub store: Arc<dyn Store>,
     /// The way to write.
@@ -74,6 +79,20 @@ impl Attached {
     #[must_use]
     pub fn count(&self) -> usize {
         self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Deref for Engine {
+    type Target = WorkingParts;
+
+    fn deref(&self) -> &WorkingParts {
+        &self.0
+    }
+}
+
+impl From<WorkingParts> for Engine {
+    fn from(parts: WorkingParts) -> Self {
+        Self(Arc::new(parts))
     }
 }
 

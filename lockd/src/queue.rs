@@ -161,12 +161,6 @@ impl<T> Queue<T> {
         self.entries.get(&at)
     }
 
-    /// The entry that has joined last.
-    #[must_use]
-    pub fn last(&self) -> Option<&T> {
-        self.entries.values().next_back()
-    }
-
     /// How many entries are ahead of the one created at this revision. Counted from both ends
     /// at once: whoever has just joined a long queue is near one of them.
     #[must_use]

@@ -167,7 +167,7 @@ impl Requests {
         let phase = Phase::Enqueueing { leave: None };
         let Acquire { locks, record, max_wait: wait, .. } = acquire;
         let open = Open { locks, record, wait, phase, claim: None, ahead: None };
-        let op = open.enqueue(id, &self.owner, view);
+        let op = open.enqueue(id, &self.owner);
         self.open.insert(id, open);
         vec![Action::Submit(id, op)]
     }

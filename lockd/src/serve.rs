@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     batcher::Batcher,
     detector,
-    engine::{Attached, Engine},
+    engine::{Attached, Engine, WorkingParts},
     grpc, health, reaper,
     requests::Limits,
     sessions::Sessions,
@@ -129,7 +129,7 @@ pub(crate) fn compose(parts: Parts, store: Arc<dyn Store>, life: &Lifecycle) -> 
         name.as_str().into(),
         limits.sessions,
     );
-    let engine = Engine {
+    let engine = Engine::from(WorkingParts {
         store,
         batcher,
         view,
@@ -141,7 +141,7 @@ pub(crate) fn compose(parts: Parts, store: Arc<dyn Store>, life: &Lifecycle) -> 
         end: life.end.clone(),
         attached: Attached::default(),
         limits,
-    };
+    });
     life.tasks.spawn("reaper", reaper::run(engine.clone()));
     life.tasks.spawn("deadlock detector", detector::run(engine.clone()));
     engine

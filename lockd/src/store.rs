@@ -203,9 +203,6 @@ pub struct Place {
     pub key: Key,
     /// The prefix of all entries of the queue.
     pub queue: Key,
-    /// An entry that was in the queue when this was made, and when it was created. While it
-    /// still is, nobody has to look for another one: a store may find that costly.
-    pub behind: Option<(Key, Revision)>,
 }
 
 /// Whether an [`Enqueue`] joins a queue that is not empty.
@@ -289,11 +286,11 @@ pub enum Guard {
 /// What became of one operation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// The entry joined its queues at this revision; `first` when all of them were empty.
+    /// The entry joined its queues at this revision.
     Enqueued {
         /// Its creation revision.
         revision: Revision,
-        /// Whether nothing was ahead anywhere.
+        /// Whether nothing is known to have been ahead anywhere. Where it is not, the watch tells.
         first: bool,
     },
     /// The entry was there before: a retry, or a request id used twice.

@@ -26,7 +26,7 @@ use lockd_proto::{
     clock::{Clock, Instant},
     v1,
 };
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, oneshot, watch};
 
 pub use describe::{Ahead, Counts, Described, Orphan, Place, QueueView};
 use listen::Listeners;
@@ -57,7 +57,6 @@ const BEAT: Duration = Duration::from_millis(1500);
 #[derive(Debug)]
 pub struct View {
     state: Mutex<State>,
-    progress: watch::Sender<Progress>,
     /// The revision at which the view was last known to be whole, every [`BEAT`] or so.
     beat: watch::Sender<Revision>,
     /// Woken when there is something for the reaper.
@@ -67,17 +66,11 @@ pub struct View {
     clock: Clock,
 }
 
-/// How far the view has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Progress {
-    revision: Revision,
-    /// `None` until the first snapshot has arrived.
-    confirmed: Option<Instant>,
-}
-
 #[derive(Debug, Default)]
 struct State {
     revision: Revision,
+    /// When the store last confirmed it; `None` until the first snapshot has arrived.
+    confirmed: Option<Instant>,
     /// When observers were last told that nothing has changed.
     beaten: Option<Instant>,
     sessions: HashMap<SessionId, Session>,
@@ -96,6 +89,8 @@ struct State {
     orphans: BTreeSet<Slot>,
     /// Barriers that are over, and whose entries are still there.
     over: BTreeSet<LockId>,
+    /// Who waits for which revision.
+    awaited: BTreeMap<Revision, Vec<oneshot::Sender<()>>>,
     listeners: Listeners,
 }
 
@@ -157,10 +152,8 @@ impl View {
     /// An empty view. [`run`](Self::run) fills it.
     #[must_use]
     pub fn new(clock: Clock) -> Self {
-        let progress = Progress { revision: Revision::default(), confirmed: None };
         Self {
             state: Mutex::default(),
-            progress: watch::Sender::new(progress),
             beat: watch::Sender::new(Revision::default()),
             litter: Notify::new(),
             waits: Notify::new(),
@@ -192,6 +185,8 @@ impl View {
             };
         }
         let revision = state.revision;
+        state.confirmed = Some(now);
+        state.tell_reached();
         let since_beat = state.beaten.map(|at| now.saturating_duration_since(at));
         let beat = since_beat.is_none_or(|since| since >= BEAT);
         if beat {
@@ -201,7 +196,6 @@ impl View {
         if beat {
             self.beat.send_replace(revision);
         }
-        self.progress.send_replace(Progress { revision, confirmed: Some(now) });
         if news.litter {
             self.litter.notify_one();
         }
@@ -213,17 +207,15 @@ impl View {
     /// Waits until the view shows a revision. Never ends if the store is cut off: give it a
     /// deadline. Cancel safe.
     pub async fn reached(&self, revision: Revision) {
-        let mut progress = self.progress.subscribe();
-        let reached =
-            progress.wait_for(|seen| seen.confirmed.is_some() && seen.revision >= revision);
-        // The sender lives as long as `self`, so this can't fail.
+        let Some(reached) = self.lock().reached(revision) else { return };
+        // The sender is kept until then.
         drop(reached.await);
     }
 
     /// How long ago the store confirmed the view; `None` before the first snapshot.
     #[must_use]
     pub fn age(&self) -> Option<Duration> {
-        let confirmed = self.progress.borrow().confirmed?;
+        let confirmed = self.lock().confirmed?;
         Some(self.clock.now().saturating_duration_since(confirmed))
     }
 
@@ -236,7 +228,7 @@ impl View {
     /// The revision that it shows.
     #[must_use]
     pub fn revision(&self) -> Revision {
-        self.progress.borrow().revision
+        self.lock().revision
     }
 
     /// How many sessions there are.
@@ -334,14 +326,6 @@ impl View {
     #[must_use]
     pub fn len(&self, lock: &LockId) -> usize {
         self.lock().locks.get(lock).map_or(0, |lock| lock.queue.len())
-    }
-
-    /// Who has joined a lock's queue last, and when.
-    #[must_use]
-    pub fn last(&self, lock: &LockId) -> Option<(EntryId, Revision)> {
-        let state = self.lock();
-        let last = state.locks.get(lock)?.queue.last()?;
-        Some((last.id, last.created))
     }
 
     /// A lock's queue; `None` when the lock is free.

@@ -33,7 +33,6 @@ macro_rules! on_each_store {
 
 on_each_store!(
     only_the_first_entry_of_a_queue_is_first,
-    an_entry_waits_behind_another_while_that_is_there,
     what_may_be_durable_later_is_there_at_once,
     queues_do_not_see_one_another,
     a_retried_entry_finds_itself,

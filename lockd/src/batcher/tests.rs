@@ -17,8 +17,7 @@ impl Write for Named {
 }
 
 fn enqueue(name: &'static str, queue: &'static str) -> Named {
-    let place =
-        Place { key: Key::new(format!("{queue}/{name}")), queue: Key::new(queue), behind: None };
+    let place = Place { key: Key::new(format!("{queue}/{name}")), queue: Key::new(queue) };
     let op = Enqueue {
         places: vec![place],
         value: Bytes::new(),

@@ -87,7 +87,7 @@ impl Requests {
             // The call before has taken it out: the retry is the first one now.
             Ok(_) => {
                 open.phase = Phase::Enqueueing { leave };
-                vec![Action::Submit(id, open.enqueue(id, &owner, view))]
+                vec![Action::Submit(id, open.enqueue(id, &owner))]
             }
             Err(error) => self.close(id, Reply::Failed(Error::Store(error))),
         }

@@ -43,12 +43,11 @@ impl Default for Limits {
 }
 
 impl Open {
-    pub(super) fn enqueue(&self, request: RequestId, owner: &Owner, view: &View) -> Op {
+    pub(super) fn enqueue(&self, request: RequestId, owner: &Owner) -> Op {
         let id = EntryId { session: owner.session, request };
         let place = |lock| {
             let key = keys::entry(lock, id);
-            let last = view.last(lock).map(|(id, at)| (keys::entry(lock, id), at));
-            Place { queue: keys::queue_of(&key), key, behind: last }
+            Place { queue: keys::queue_of(&key), key }
         };
         let alone = self.mode().is_alone();
         Op::Enqueue(Enqueue {

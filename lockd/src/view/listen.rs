@@ -9,9 +9,9 @@ use std::{
 };
 
 use lockd_proto::{RequestId, SessionId, v1};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, oneshot};
 
-use super::{Entry, View};
+use super::{Entry, State, View};
 use crate::{keys::LockId, mode::Kind, store::Revision};
 
 /// What happened to a session or one of its entries.
@@ -153,6 +153,26 @@ impl Observer {
                 return locks;
             }
             self.changed.wake.notified().await;
+        }
+    }
+}
+
+impl State {
+    /// What ends when the state has come to a revision; `None` when it has.
+    pub(super) fn reached(&mut self, revision: Revision) -> Option<oneshot::Receiver<()>> {
+        if self.confirmed.is_some() && self.revision >= revision {
+            return None;
+        }
+        let (sender, reached) = oneshot::channel();
+        self.awaited.entry(revision).or_default().push(sender);
+        Some(reached)
+    }
+
+    /// Wakes those who have waited for what is there by now.
+    pub(super) fn tell_reached(&mut self) {
+        while let Some(first) = self.awaited.first_entry().filter(|e| *e.key() <= self.revision) {
+            // Whoever does not wait any more needs no answer.
+            first.remove().into_iter().for_each(|sender| sender.send(()).unwrap_or_default());
         }
     }
 }

@@ -30,39 +30,6 @@ pub(super) async fn only_the_first_entry_of_a_queue_is_first(on: &Fixture) {
     }
 }
 
-/// Where the entry that it was to wait behind is gone, the queue itself says what it joins.
-pub(super) async fn an_entry_waits_behind_another_while_that_is_there(on: &Fixture) {
-    let session = on.session(LONG).await;
-    let gone = on.joins(&session, "q/", "gone").await;
-    on.commit_one(delete("q/gone", Guard::Exists)).await;
-    let first = on.commit_one(behind(&session, "a", ("gone", gone))).await;
-    let Outcome::Enqueued { revision: a, first: true } = first else { panic!("{first:?}") };
-    for (name, ahead) in [("b", ("a", a)), ("c", ("gone", gone)), ("d", ("a", gone))] {
-        let waits = on.commit_one(behind(&session, name, ahead)).await;
-        assert!(matches!(waits, Outcome::Enqueued { first: false, .. }), "{name}: {waits:?}");
-    }
-    for ahead in [("a", a), ("gone", gone)] {
-        let again = on.commit_one(behind(&session, "b", ahead)).await;
-        assert!(matches!(again, Outcome::Exists(_)), "{again:?}");
-    }
-    on.store.revoke_lease(session.lease).await.unwrap();
-    let other = on.session(LONG).await;
-    let e = on.joins(&other, "q/", "e").await;
-    for ahead in [("e", e), ("a", a)] {
-        assert_eq!(on.commit_one(behind(&session, "f", ahead)).await, Outcome::SessionGone);
-    }
-}
-
-fn behind(session: &Session, name: &str, (ahead, at): (&str, Revision)) -> Op {
-    match entry(session, "q/", name, Join::Always) {
-        Op::Enqueue(mut op) => {
-            op.places[0].behind = Some((key(format!("q/{ahead}")), at));
-            Op::Enqueue(op)
-        }
-        op => op,
-    }
-}
-
 /// Whatever the store makes of it, what is answered is seen.
 pub(super) async fn what_may_be_durable_later_is_there_at_once(on: &Fixture) {
     let session = on.session(LONG).await;
@@ -292,11 +259,7 @@ pub(super) async fn the_largest_batch_fits(on: &Fixture) {
     let batch = (0..on.store.profile().max_ops).map(|i| {
         let queue = format!("q/{namespace}\0{i:0512}\0");
         Op::Enqueue(Enqueue {
-            places: vec![Place {
-                key: key(format!("{queue}{:064}", i)),
-                queue: key(queue),
-                behind: None,
-            }],
+            places: vec![Place { key: key(format!("{queue}{:064}", i)), queue: key(queue) }],
             value: metadata.clone().into(),
             session: session.key.clone(),
             lease: session.lease,
@@ -389,11 +352,7 @@ pub(super) async fn a_watch_confirms_that_nothing_happens(on: &Fixture) {
 }
 
 fn several(session: &super::fixture::Session, queues: &[String], name: &str, join: Join) -> Op {
-    let place = |queue: &String| Place {
-        key: key(format!("{queue}{name}")),
-        queue: key(queue),
-        behind: None,
-    };
+    let place = |queue: &String| Place { key: key(format!("{queue}{name}")), queue: key(queue) };
     Op::Enqueue(Enqueue {
         places: queues.iter().map(place).collect(),
         value: "several".into(),
@@ -471,7 +430,7 @@ pub(super) async fn what_is_attached_to_no_lease_outlives_its_session(on: &Fixtu
     let session = on.session(LONG).await;
     let none = LeaseId::NONE;
     let stays = Op::Enqueue(Enqueue {
-        places: vec![Place { key: key("q/stays"), queue: key("q/"), behind: None }],
+        places: vec![Place { key: key("q/stays"), queue: key("q/") }],
         value: "stays".into(),
         session: session.key.clone(),
         lease: none,
@@ -487,7 +446,7 @@ pub(super) async fn what_is_attached_to_no_lease_outlives_its_session(on: &Fixtu
     assert_eq!((found.created, found.lease), (revision, none));
     // Without its session nothing joins any more, whatever lease it names.
     let Op::Enqueue(late) = stays else { unreachable!("made above") };
-    let places = vec![Place { key: key("q/late"), queue: key("q/"), behind: None }];
+    let places = vec![Place { key: key("q/late"), queue: key("q/") }];
     let late = on.commit_one(Op::Enqueue(Enqueue { places, ..late })).await;
     assert_eq!(late, Outcome::SessionGone);
 }

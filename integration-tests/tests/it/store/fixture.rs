@@ -149,7 +149,7 @@ pub(super) fn key(name: impl Into<String>) -> Key {
 
 pub(super) fn entry(session: &Session, queue: &str, name: &str, join: Join) -> Op {
     Op::Enqueue(Enqueue {
-        places: vec![Place { key: key(format!("{queue}{name}")), queue: key(queue), behind: None }],
+        places: vec![Place { key: key(format!("{queue}{name}")), queue: key(queue) }],
         value: format!("value of {name}").into(),
         session: session.key.clone(),
         lease: session.lease,

@@ -83,7 +83,7 @@ fn enqueue(number: usize) -> Op {
 
 fn enqueue_sized(number: usize, bytes: usize) -> Op {
     Op::Enqueue(Enqueue {
-        places: vec![Place { key: entry(number), queue: Key::new("q/orders/"), behind: None }],
+        places: vec![Place { key: entry(number), queue: Key::new("q/orders/") }],
         value: vec![u8::try_from(number % 251).unwrap(); bytes].into(),
         session: session(),
         lease: LEASE,

@@ -75,51 +75,26 @@ fn write(key: Vec<u8>, value: &[u8], lease: LeaseId) -> TxnOp {
     TxnOp::put(key, value, Some(PutOptions::new().with_lease(lease.0)))
 }
 
-/// The entry behind which this one is sure to wait, if it is still there. Whether a queue is
-/// empty etcd finds out by reading all of it.
-fn behind(op: &Enqueue) -> Option<&(Key, Revision)> {
-    match op.places.as_slice() {
-        [place] if op.join == Join::Always => place.behind.as_ref(),
-        _ => None,
-    }
-}
-
-fn enqueue(keyspace: &Keyspace, op: &Enqueue) -> Txn {
-    let anywhere = enqueue_anywhere(keyspace, op);
-    let (Some((key, at)), [place]) = (behind(op), op.places.as_slice()) else { return anywhere };
-    let own = keyspace.full(&place.key);
-    let session = exists(keyspace.full(&op.session));
-    Txn::new()
-        .when([session, absent(own.clone()), guard(keyspace.full(key), Guard::Made(*at))])
-        .and_then([write(own, &op.value, op.lease)])
-        .or_else([TxnOp::txn(anywhere)])
-}
-
+/// An entry joins its queues whatever is in them: the watch tells what that is. Only a try asks,
+/// since etcd looks at all that was ever under a prefix and is not compacted yet.
+///
 /// A put under a lease that is gone would fail the whole batch. The session's key is attached
 /// to the session's lease, so it stands for it.
-fn enqueue_anywhere(keyspace: &Keyspace, op: &Enqueue) -> Txn {
+fn enqueue(keyspace: &Keyspace, op: &Enqueue) -> Txn {
     let keys: Vec<_> = op.places.iter().map(|place| keyspace.full(&place.key)).collect();
     let session = keyspace.full(&op.session);
-    let free = keys.iter().map(|key| absent(key.clone()));
-    let may_join: Vec<_> = [exists(session.clone())].into_iter().chain(free).collect();
-    let queues = op.places.iter().map(|place| keyspace.full(&place.queue));
-    let empty = queues.map(|queue| absent(queue).with_prefix());
-    let entries = || keys.iter().map(|key| write(key.clone(), &op.value, op.lease));
-    let keys_only = Some(GetOptions::new().with_keys_only());
-    let own = keys.first().map(|key| TxnOp::get(key.clone(), None));
-    let look: Vec<_> = own.into_iter().chain([TxnOp::get(session, keys_only)]).collect();
-    let otherwise = match op.join {
-        Join::IfEmpty => look,
-        Join::Always => {
-            let entries: Vec<_> = entries().collect();
-            let wait = Txn::new().when(may_join.clone()).and_then(entries).or_else(look);
-            vec![TxnOp::txn(wait)]
-        }
+    let empty = match op.join {
+        Join::Always => &[],
+        Join::IfEmpty => op.places.as_slice(),
     };
-    // An empty queue has no entry of ours either.
-    let first: Vec<_> = may_join.into_iter().take(1).chain(empty).collect();
-    let entries: Vec<_> = entries().collect();
-    Txn::new().when(first).and_then(entries).or_else(otherwise)
+    let empty = empty.iter().map(|place| absent(keyspace.full(&place.queue)).with_prefix());
+    let free = keys.iter().map(|key| absent(key.clone()));
+    let may_join: Vec<_> = [exists(session.clone())].into_iter().chain(free).chain(empty).collect();
+    let own = keys.first().map(|key| TxnOp::get(key.clone(), None));
+    let session = TxnOp::get(session, Some(GetOptions::new().with_keys_only()));
+    let look: Vec<_> = own.into_iter().chain([session]).collect();
+    let entries = keys.into_iter().map(|key| write(key, &op.value, op.lease));
+    Txn::new().when(may_join).and_then(entries.collect::<Vec<_>>()).or_else(look)
 }
 
 fn put(keyspace: &Keyspace, op: &Put) -> Txn {
@@ -160,38 +135,14 @@ fn etcd_revision(at: Revision) -> i64 {
 }
 
 fn outcome(keyspace: &Keyspace, op: &Op, response: &TxnResponse, revision: Revision) -> Outcome {
-    match op {
-        Op::Enqueue(op) if behind(op).is_none() => enqueued(keyspace, op, response, revision),
-        Op::Enqueue(op) => match response.op_responses().first() {
-            Some(TxnOpResponse::Txn(anywhere)) if !response.succeeded() => {
-                enqueued(keyspace, op, anywhere, revision)
-            }
-            _ => Outcome::Enqueued { revision, first: false },
-        },
-        Op::Put(_) | Op::Delete(_) if response.succeeded() => Outcome::Done(revision),
-        Op::Put(_) | Op::Delete(_) => {
-            let there = response.op_responses();
-            Outcome::Refused(found(there.first()).and_then(|kv| record(keyspace, kv)))
-        }
-    }
-}
-
-fn enqueued(
-    keyspace: &Keyspace,
-    op: &Enqueue,
-    response: &TxnResponse,
-    revision: Revision,
-) -> Outcome {
     let responses = response.op_responses();
-    if response.succeeded() {
-        return Outcome::Enqueued { revision, first: true };
-    }
-    match (op.join, responses.first()) {
-        (Join::Always, Some(TxnOpResponse::Txn(wait))) if wait.succeeded() => {
-            Outcome::Enqueued { revision, first: false }
+    match (op, response.succeeded()) {
+        (Op::Enqueue(op), true) => Outcome::Enqueued { revision, first: op.join == Join::IfEmpty },
+        (Op::Enqueue(_), false) => looked(keyspace, &responses),
+        (Op::Put(_) | Op::Delete(_), true) => Outcome::Done(revision),
+        (Op::Put(_) | Op::Delete(_), false) => {
+            Outcome::Refused(found(responses.first()).and_then(|kv| record(keyspace, kv)))
         }
-        (Join::Always, Some(TxnOpResponse::Txn(wait))) => looked(keyspace, &wait.op_responses()),
-        _ => looked(keyspace, &responses),
     }
 }
 

@@ -20,11 +20,7 @@ fn put(name: &str, lease: i64, guard: Guard) -> Op {
 
 fn enqueue(name: &str, join: Join) -> Op {
     Op::Enqueue(Enqueue {
-        places: vec![Place {
-            key: key(&format!("{QUEUE}{name}")),
-            queue: key(QUEUE),
-            behind: None,
-        }],
+        places: vec![Place { key: key(&format!("{QUEUE}{name}")), queue: key(QUEUE) }],
         value: Bytes::from_static(b"entry"),
         session: key(SESSION),
         lease: LeaseId(1),
