@@ -210,12 +210,12 @@ impl Client {
     async fn probe(&self, turn: usize) -> Result<(), Fault> {
         let channel = self.shared().endpoints.dial(turn).await?;
         let channel = DeadlineLayer::new().layer(channel);
-        let status = AdminServiceClient::new(channel.clone()).status(StatusRequest {}).await;
+        let status = AdminServiceClient::new(channel).status(StatusRequest {}).await;
         match status {
             Err(status) if !is_answer(&status) => Err(Fault::from_status(status)),
+            // The connection is not kept: whoever only holds locks needs none but its session's.
             Ok(_) | Err(_) => {
                 self.shared().endpoints.prefer(turn);
-                self.shared_channel().keep(Some((turn, channel)));
                 Ok(())
             }
         }

@@ -11,10 +11,14 @@
 //!
 //! No I/O, no clock, no async.
 
+mod ranks;
+
 use std::{
     collections::BTreeMap,
     ops::Bound::{Excluded, Unbounded},
 };
+
+use ranks::Ranks;
 
 use crate::{
     mode::{Kind, Mode},
@@ -31,6 +35,7 @@ pub trait Seated {
 #[derive(Debug, Clone)]
 pub struct Queue<T> {
     entries: BTreeMap<Revision, T>,
+    ranks: Ranks,
     /// The last entry that was granted. All before it were too.
     reach: Revision,
     /// What the holders take of the capacity.
@@ -41,7 +46,13 @@ pub struct Queue<T> {
 
 impl<T> Default for Queue<T> {
     fn default() -> Self {
-        Self { entries: BTreeMap::new(), reach: Revision::default(), taken: 0, held: 0 }
+        Self {
+            entries: BTreeMap::new(),
+            ranks: Ranks::default(),
+            reach: Revision::default(),
+            taken: 0,
+            held: 0,
+        }
     }
 }
 
@@ -72,12 +83,15 @@ pub fn holders(modes: impl IntoIterator<Item = Mode>) -> usize {
 impl<T: Seated> Queue<T> {
     /// Adds the entry that was created at a revision.
     pub fn insert(&mut self, at: Revision, entry: T) {
-        self.entries.insert(at, entry);
+        if self.entries.insert(at, entry).is_none() {
+            self.ranks.insert(at);
+        }
     }
 
     /// Takes an entry out, and with it what it held.
     pub fn remove(&mut self, at: Revision) -> Option<T> {
         let entry = self.entries.remove(&at)?;
+        self.ranks.remove(at);
         if at <= self.reach && self.held > 0 {
             if let Mode::Party { .. } = entry.mode() {
                 // Parties go together. What is left of a barrier that was broken holds nothing.
@@ -93,7 +107,8 @@ impl<T: Seated> Queue<T> {
     /// Puts a changed entry in the place of what it was.
     pub fn replace(&mut self, at: Revision, entry: T) {
         let weight = entry.mode().weight();
-        let Some(before) = self.entries.insert(at, entry) else { return };
+        let Some(there) = self.entries.get_mut(&at) else { return };
+        let before = std::mem::replace(there, entry);
         if at <= self.reach {
             self.taken = self.taken - before.mode().weight() + weight;
         }
@@ -161,22 +176,11 @@ impl<T> Queue<T> {
         self.entries.get(&at)
     }
 
-    /// How many entries are ahead of the one created at this revision. Counted from both ends
-    /// at once: whoever has just joined a long queue is near one of them.
+    /// How many entries are ahead of the one created at this revision.
     #[must_use]
     pub fn ahead_of(&self, at: Revision) -> usize {
-        let mut ahead = self.entries.range(..at);
-        let mut others = self.entries.range(at..);
-        let mut steps = 0;
-        loop {
-            if ahead.next().is_none() {
-                return steps;
-            }
-            if others.next().is_none() {
-                return self.entries.len() - steps;
-            }
-            steps += 1;
-        }
+        let (start, ahead) = self.ranks.block_of(at);
+        ahead + self.entries.range(start..at).count()
     }
 
     /// The entries in order, the holders first.

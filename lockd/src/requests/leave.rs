@@ -47,8 +47,7 @@ impl Requests {
             Phase::Waiting { token } | Phase::Held { token } => {
                 let token = *token;
                 // Among entries of another kind a mark would mean nothing to anybody.
-                let misplaced = matches!(open.place(view, token), Place::Misplaced(_));
-                let mark = open.mark(&why).filter(|_| !misplaced);
+                let mark = open.mark(&why).filter(|_| !open.is_misplaced(view));
                 let entry = EntryId { session: self.owner.session, request: id };
                 let mut op = open.exit(entry, token, mark, why.note(entry, self.owner.lease));
                 if let Op::Delete(delete) = &mut op
@@ -172,6 +171,12 @@ impl Requests {
 impl Open {
     pub(super) fn place(&self, view: &View, token: Revision) -> Place {
         self.locks.first().map_or(Place::Gone, |lock| view.place(lock, token))
+    }
+
+    /// Whether it waits among entries of another kind.
+    fn is_misplaced(&self, view: &View) -> bool {
+        let asked = self.mode().kind();
+        self.locks.iter().filter_map(|lock| view.kind(lock)).any(|there| there != asked)
     }
 
     /// Notes who is ahead.
