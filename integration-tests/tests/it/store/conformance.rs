@@ -14,7 +14,7 @@ use lockd::store::{
 use lockd_proto::Ttl;
 use tokio::time::Instant;
 
-use super::fixture::{Fixture, LONG, Session, changes, delete, entry, key, lease_id, next, put};
+use super::fixture::{Fixture, LONG, changes, delete, entry, key, lease_id, next, put};
 
 pub(super) async fn only_the_first_entry_of_a_queue_is_first(on: &Fixture) {
     let session = on.session(LONG).await;
