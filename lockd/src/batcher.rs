@@ -54,7 +54,9 @@ impl Batcher {
     /// As [`Store::commit`]; nothing was applied then.
     ///
     /// # Cancel safety
-    /// A write that was submitted is carried out even if nobody waits for it any more.
+    /// A write that was submitted is carried out even if nobody waits for it any more. Where the
+    /// store groups its commits itself, one that it could not take is tried again only for
+    /// whoever still waits.
     pub async fn submit(&self, op: Op) -> Result<Outcome, StoreError> {
         if !self.store.profile().groups_commits {
             return self.line_up(op).await;

@@ -163,7 +163,8 @@ impl Writer {
         has_room && self.health == Health::Good && self.state.may_wait(op)
     }
 
-    /// Does what nobody gains by, and answers at once.
+    /// Does what nobody gains by, and answers at once. It overtakes what has come with it, which
+    /// nobody can have heard of yet.
     fn put_off(&mut self, ops: Vec<Op>, reply: Reply<Vec<Outcome>>) {
         let mut effects = Effects::default();
         let apply = |op| self.state.apply(op, &mut effects);
