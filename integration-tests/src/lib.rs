@@ -28,5 +28,5 @@ pub use daemon::{Daemon, StoreKind};
 pub use database::{Postgres, Redis, unique_name};
 pub use etcd::{Etcd, unique_prefix};
 pub use eventually::eventually;
-pub use memory::resident;
+pub use memory::{cpu_time, resident};
 pub use proxy::{Mode, Proxy};

@@ -13,12 +13,13 @@ pub use status::to_status;
 
 use std::time::Duration;
 
+use futures::{Stream, StreamExt as _};
 use lockd_client::grpc::ContextLayer;
 use lockd_proto::v1::{
     admin_service_server::AdminServiceServer, lock_service_server::LockServiceServer,
     session_service_server::SessionServiceServer,
 };
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tonic::transport::{Server, server::TcpIncoming};
 use tonic_health::pb::health_server::{Health, HealthServer};
 
@@ -29,6 +30,9 @@ const PING_INTERVAL: Duration = Duration::from_secs(10);
 
 /// How long a client may take to answer a ping.
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a connection that can't be accepted is left alone.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 /// The most calls that one connection may have open: room for many waiters, an end to floods.
 const MAX_STREAMS: u32 = 4096;
@@ -71,7 +75,19 @@ pub async fn serve<H: Health>(
         .add_service(AdminServiceServer::new(api).max_decoding_message_size(limit))
         .add_service(reflection)
         .add_service(health)
-        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), stop)
+        .serve_with_incoming_shutdown(incoming(listener), stop)
         .await
         .map_err(ServeError::Grpc)
+}
+
+/// Connections as they come. One that can't be accepted, for want of file descriptors above all,
+/// is still there the moment after: tonic would ask for it without a pause.
+fn incoming(listener: TcpListener) -> impl Stream<Item = std::io::Result<TcpStream>> {
+    TcpIncoming::from(listener).with_nodelay(Some(true)).then(async |accepted| {
+        if let Err(error) = &accepted {
+            tracing::warn!(%error, "a connection can't be accepted");
+            tokio::time::sleep(ACCEPT_RETRY).await;
+        }
+        accepted
+    })
 }

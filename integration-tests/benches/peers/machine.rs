@@ -86,13 +86,8 @@ pub(crate) async fn etcd_write(subject: &Subject) -> Option<Steps> {
 
 /// Resident memory in bytes, and the CPU time so far, of a process.
 pub(crate) fn used(pid: u32) -> (u64, Duration) {
-    let resident = integration_tests::resident(&pid.to_string()) * 1024;
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    // Fields 14 and 15, counted from after the name: https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html
-    let fields: Vec<_> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
-    let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
-    // A tick is 10 ms on every Linux of today.
-    (resident, Duration::from_millis(ticks * 10))
+    let pid = pid.to_string();
+    (integration_tests::resident(&pid) * 1024, integration_tests::cpu_time(&pid))
 }
 
 /// What an acquire of a lock of its own takes, one after the other.

@@ -2,7 +2,7 @@
 
 use std::{os::unix::fs::PermissionsExt as _, process::Command, time::Duration};
 
-use integration_tests::{daemon::lockd_binary, eventually};
+use integration_tests::{cpu_time, daemon::lockd_binary, eventually};
 use lockd_proto::v1;
 use tokio::io::AsyncWriteExt as _;
 
@@ -108,4 +108,38 @@ fn a_data_folder_that_is_none_is_named() {
     let text = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert_eq!(refused.status.code(), Some(78), "{text}");
     assert!(text.contains(file.to_str().unwrap()) && text.contains("--data-dir"), "{text}");
+}
+
+/// One that asked the system again and again for a connection that it can't have would do nothing else.
+#[tokio::test]
+async fn a_daemon_without_file_descriptors_waits_for_them() {
+    use rustix::process::{Pid, Resource, getrlimit, prlimit};
+    let world = World::embedded().await;
+    let (client, daemon) = (world.client().await, world.daemons.first().unwrap());
+    let guard = client.lock("held").acquire(&soon()).await.unwrap();
+    let pid = daemon.pid().to_string();
+    let open = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count() as u64;
+    let limit = |current| rustix::process::Rlimit { current, ..getrlimit(Resource::Nofile) };
+    let process = Pid::from_raw(daemon.pid().try_into().unwrap());
+    let before = prlimit(process, Resource::Nofile, limit(Some(open + 2))).unwrap();
+    let mut connections = Vec::new();
+    for _ in 0..20 {
+        connections.push(tokio::net::TcpStream::connect(daemon.grpc_addr()).await.unwrap());
+    }
+    let refused = async || daemon.stderr().contains("a connection can't be accepted");
+    eventually("it has none left", SOON, refused).await;
+    let start = cpu_time(&pid);
+    // Who is connected is served all the while.
+    for n in 0..20 {
+        let ctx = soon();
+        client.lock(format!("other-{n}")).acquire(&ctx).await.unwrap().release().await.unwrap();
+        tokio::time::timeout(Duration::from_millis(50), guard.context().cancelled())
+            .await
+            .unwrap_err();
+    }
+    let used = cpu_time(&pid) - start;
+    assert!(used < Duration::from_millis(500), "{used:?} of CPU time in a second");
+    drop(connections);
+    prlimit(process, Resource::Nofile, before).unwrap();
+    world.client().await.lock("after").acquire(&soon()).await.unwrap().release().await.unwrap();
 }
