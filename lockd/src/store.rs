@@ -61,7 +61,7 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
 }
 
 /// The most places of one [`Enqueue`]. etcd allows 128 operations in a transaction, and takes
-/// from that what each of the transactions around it has: here two, one of them the batch.
+/// from that what the transaction around it has, which is the batch.
 pub const MAX_PLACES: usize = 32;
 
 /// The most keys of one [`Delete`], for the same reason.

@@ -121,7 +121,7 @@ async fn a_commit_of_unknown_outcome_with_a_lease_that_is_gone_is_settled() {
     ];
     let outcomes = tokio::time::timeout(Duration::from_secs(10), on.store.commit(batch));
     let outcomes = outcomes.await.expect("it ends").unwrap();
-    assert!(matches!(outcomes[0], Outcome::Enqueued { first: true, .. }), "{outcomes:?}");
+    assert!(matches!(outcomes[0], Outcome::Enqueued { .. }), "{outcomes:?}");
     assert_eq!(outcomes[1], Outcome::Refused(None));
     assert!(matches!(outcomes[2], Outcome::Done(_)), "{outcomes:?}");
 }
