@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     keys::{self, Named},
-    store::{Change, Enqueue, Feed, Join, Key, LeaseId},
+    store::{Change, Durable, Enqueue, Feed, Join, Key, LeaseId},
     view::SessionEvents,
 };
 
@@ -309,4 +309,31 @@ fn a_damaged_entry_of_ours_is_no_grant() {
     let actions = world.requests.written(request(1), Ok(found), &world.view);
     world.act(actions);
     assert!(matches!(world.last_told(1), Some(Reply::Failed(Error::RequestIdReused))));
+}
+
+/// A crash may take back what is durable later: never a grant, and nothing that a unary call, which
+/// is not resumed, has done.
+#[test]
+fn only_what_grants_nobody_anything_may_be_durable_later() {
+    let durable = |record: EntryRecord| {
+        let mut world = World::new();
+        let acquire = Acquire { record: Arc::new(record), ..acquire(1, None) };
+        let actions = world.requests.acquire(acquire, &world.view);
+        world.act(actions);
+        let Some((_, Op::Enqueue(joins))) = world.submitted.front().cloned() else { panic!() };
+        world.settle();
+        let actions = world.requests.release(request(1), &world.view);
+        world.act(actions);
+        let Some((_, Op::Delete(leaves))) = world.submitted.front().cloned() else { panic!() };
+        (joins.durable, leaves.durable)
+    };
+    let of = |mode: Mode| EntryRecord { mode: Some(mode.to_wire()), ..EntryRecord::default() };
+    assert_eq!(durable(of(Mode::Exclusive)), (Durable::After, Durable::After));
+    // These may hold beside others, and so need not wait though they are not the first.
+    let permits = Mode::Permits { count: 1, capacity: 3 };
+    for mode in [Mode::Shared, permits] {
+        assert_eq!(durable(of(mode)), (Durable::Before, Durable::After), "{mode:?}");
+    }
+    let followed = EntryRecord { follower: 7, ..EntryRecord::default() };
+    assert_eq!(durable(followed), (Durable::Before, Durable::Before));
 }
