@@ -169,7 +169,7 @@ impl EmbeddedStore {
             // A disk that hangs must not keep the process.
             let closed = tokio::time::timeout(CLOSE, store.ask(Request::Close)).await;
             if !matches!(closed, Ok(Ok(()))) {
-                tracing::warn!("the store did not close in time; nothing acknowledged is lost");
+                tracing::warn!("the store did not close in time; every grant is on disk");
             }
         });
     }
