@@ -83,8 +83,9 @@ pub fn holders(modes: impl IntoIterator<Item = Mode>) -> usize {
 impl<T: Seated> Queue<T> {
     /// Adds the entry that was created at a revision.
     pub fn insert(&mut self, at: Revision, entry: T) {
+        let is_last = self.entries.last_key_value().is_none_or(|(last, _)| *last < at);
         if self.entries.insert(at, entry).is_none() {
-            self.ranks.insert(at);
+            self.ranks.insert(at, is_last);
         }
     }
 

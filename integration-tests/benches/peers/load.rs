@@ -55,7 +55,8 @@ pub(crate) trait Service: Send + Sync {
         Box::pin(async {})
     }
 
-    /// Acquires a lock, tells `witness`, and releases it. Both were answered when it returns.
+    /// Acquires a lock, has `witness` see it held, and releases it. Both were answered when it
+    /// returns.
     fn pair<'a>(&'a self, lock: &'a str, witness: &'a Witness) -> BoxFuture<'a, ()>;
 }
 
@@ -67,14 +68,14 @@ pub(crate) struct Witness {
 }
 
 impl Witness {
-    /// The lock is held, by this token if the service has any.
-    pub(crate) fn holds(&self, token: Option<u64>) {
+    /// The lock is held, by this token if the service has any, while all others go on.
+    pub(crate) async fn holds(&self, token: Option<u64>) {
         assert!(!self.held.swap(true, Ordering::SeqCst), "two hold one lock");
         if let Some(token) = token {
             let before = self.last.swap(token, Ordering::SeqCst);
             assert!(before < token, "token {token} was granted after {before}");
         }
-        // Whatever a holder does, it is no part of the measurement.
+        tokio::task::yield_now().await;
         self.held.store(false, Ordering::SeqCst);
     }
 }

@@ -21,9 +21,17 @@ pub(crate) const TXN: &str = "etcd, CAS transaction, 1 node";
 pub(crate) const ON_ETCD_3: &str = "lockd on etcd, 3 nodes";
 pub(crate) const LOCK_3: &str = "etcd's lock service, 3 nodes";
 
-/// In the order in which they are shown.
-pub(crate) const SERVICES: [&str; 8] =
-    [EMBEDDED, REDIS, ZOOKEEPER, ON_ETCD, LOCK, TXN, ON_ETCD_3, LOCK_3];
+/// In the order in which they are shown, each with the lockd that it is compared with.
+pub(crate) const SERVICES: [(&str, &str); 8] = [
+    (EMBEDDED, EMBEDDED),
+    (REDIS, EMBEDDED),
+    (ZOOKEEPER, EMBEDDED),
+    (ON_ETCD, ON_ETCD),
+    (LOCK, ON_ETCD),
+    (TXN, ON_ETCD),
+    (ON_ETCD_3, ON_ETCD_3),
+    (LOCK_3, ON_ETCD_3),
+];
 
 /// What each round gave.
 pub(crate) struct Pairs {

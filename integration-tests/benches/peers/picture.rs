@@ -28,7 +28,7 @@ pub(crate) fn svg(pairs: &Pairs) -> String {
         y += GAP;
         writeln!(bars, r#"<text x="10" y="{:.0}" class="load">{}</text>"#, y - 8.0, load.title())
             .unwrap();
-        for service in SERVICES {
+        for (service, _) in SERVICES {
             let Some(figure) = pairs.of(service, load) else { continue };
             let class = if service.starts_with("lockd") { "ours" } else { "theirs" };
             let (end, text) = (x(figure.median), y + BAR - 3.0);

@@ -93,16 +93,9 @@ fn table_of_pairs(text: &mut String, pairs: &Pairs) {
     let titles: Vec<_> = Load::ALL.iter().map(|load| load.title()).collect();
     writeln!(text, "| pairs/s | {} |", titles.join(" | ")).unwrap();
     writeln!(text, "|---|{}", "---|".repeat(titles.len())).unwrap();
-    for service in SERVICES {
+    for (service, ours) in SERVICES {
         let cell = |load: &Load| match pairs.of(service, *load) {
             Some(Figure { median, min, max }) => {
-                let ours = if service.ends_with("3 nodes") {
-                    ON_ETCD_3
-                } else if service.contains("etcd") {
-                    ON_ETCD
-                } else {
-                    EMBEDDED
-                };
                 let ratio = median / pairs.median(ours, *load);
                 let ratio =
                     if ours == service { String::new() } else { format!(", {ratio:.2} ×") };

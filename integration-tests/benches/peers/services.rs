@@ -19,7 +19,7 @@ impl Service for Lockd {
     fn pair<'a>(&'a self, lock: &'a str, witness: &'a Witness) -> BoxFuture<'a, ()> {
         Box::pin(async move {
             let guard = self.0.lock(lock).acquire(&Context::background()).await.unwrap();
-            witness.holds(Some(guard.token().get()));
+            witness.holds(Some(guard.token().get())).await;
             guard.release().await.unwrap();
         })
     }
@@ -71,7 +71,7 @@ impl Service for EtcdLock {
             let lease = self.lease().await;
             let options = LockOptions::new().with_lease(lease);
             let held = client.lock(lock, Some(options)).await.unwrap();
-            witness.holds(None);
+            witness.holds(None).await;
             client.unlock(held.key()).await.unwrap();
             self.idle_leases.lock().unwrap().push(lease);
         })
@@ -93,7 +93,7 @@ impl Service for EtcdTxn {
             let acquired = client.txn(acquire).await.unwrap();
             assert!(acquired.succeeded(), "nobody else wants it");
             let at = acquired.header().unwrap().revision();
-            witness.holds(u64::try_from(at).ok());
+            witness.holds(u64::try_from(at).ok()).await;
             let release = Txn::new()
                 .when([Compare::create_revision(lock, CompareOp::Equal, at)])
                 .and_then([TxnOp::delete(lock, None)]);
@@ -130,7 +130,7 @@ impl Service for Redis {
             while set.query_async::<Option<String>>(&mut connection).await.unwrap().is_none() {
                 tokio::time::sleep(Self::AGAIN).await;
             }
-            witness.holds(None);
+            witness.holds(None).await;
             let mut release = self.release.key(lock);
             let released: i32 = release.arg(&mine).invoke_async(&mut connection).await.unwrap();
             assert_eq!(released, 1, "it was still mine");
@@ -173,7 +173,7 @@ impl Service for ZooKeeper {
                     gone.changed().await;
                 }
             }
-            witness.holds(u64::try_from(sequence.into_i64() + 1).ok());
+            witness.holds(u64::try_from(sequence.into_i64() + 1).ok()).await;
             self.0.delete(&format!("{folder}/{mine}"), None).await.unwrap();
         })
     }

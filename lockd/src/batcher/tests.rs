@@ -77,18 +77,6 @@ fn names(batch: &[Named]) -> Vec<&'static str> {
 }
 
 #[test]
-fn a_write_waits_for_the_one_before_it_of_the_same_key() {
-    let profile = profile(9, false);
-    let mut pending = Pending::default();
-    pending.push(enqueue("acquire", "x"), &profile);
-    let under_way = pending.next_batch(&profile, Kinds::All);
-    pending.push(delete("cancel", "x/acquire"), &profile);
-    assert!(pending.next_batch(&profile, Kinds::All).is_empty());
-    pending.settled(&under_way);
-    assert_eq!(names(&pending.next_batch(&profile, Kinds::All)), ["cancel"]);
-}
-
-#[test]
 fn on_a_full_store_deletes_go_alone() {
     let profile = profile(9, false);
     let mut pending = Pending::default();
@@ -108,7 +96,7 @@ fn many_entries_of_one_queue_keep_their_order_among_others() {
 }
 
 #[test]
-fn a_write_never_overtakes_those_that_wait_for_the_same_key() {
+fn a_write_waits_for_all_before_it_of_the_same_key() {
     let profile = profile(9, false);
     let mut pending = Pending::default();
     pending.push(enqueue("acquire", "x"), &profile);

@@ -12,18 +12,18 @@ const BLOCK: usize = if cfg!(test) { 3 } else { 256 };
 #[derive(Debug, Clone, Default)]
 pub(super) struct Ranks {
     blocks: BTreeMap<Revision, usize>,
-    /// The last entry that has joined.
-    last: Revision,
 }
 
 impl Ranks {
-    pub(super) fn insert(&mut self, at: Revision) {
-        let is_last = at > self.last;
-        self.last = self.last.max(at);
-        match self.blocks.range_mut(..=at).next_back() {
-            Some((_, count)) if !is_last || *count < BLOCK => *count += 1,
-            // Nobody is between this one and the next block, if there is one.
-            Some(_) | None => drop(self.blocks.insert(at, 1)),
+    /// Counts an entry, and whether it is the last one. Only then may it begin a block beside
+    /// others: nobody is to be counted in it who was counted in theirs.
+    pub(super) fn insert(&mut self, at: Revision, is_last: bool) {
+        if let Some((_, count)) = self.blocks.range_mut(..=at).next_back()
+            && (!is_last || *count < BLOCK)
+        {
+            *count += 1;
+        } else {
+            self.blocks.insert(at, 1);
         }
     }
 

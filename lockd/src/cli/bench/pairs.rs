@@ -51,6 +51,8 @@ async fn work(bench: Bench, worker: usize, lane: Arc<Lane>) -> Result<(), Spoilt
         let Some(guard) = bench.unless_over(acquired)? else { break };
         let granted = Instant::now();
         let released = lane.granted(guard.token())?;
+        // Whoever else may hold it has the time to say so.
+        tokio::task::yield_now().await;
         lane.releases();
         guard.release().await?;
         let recorder = &bench.recorder;

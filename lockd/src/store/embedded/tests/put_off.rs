@@ -19,6 +19,15 @@ fn acquire(number: usize) -> Op {
     }
 }
 
+/// A store in which the first entry holds the lock.
+async fn held() -> (tempfile::TempDir, Running) {
+    let dir = tempfile::tempdir().unwrap();
+    let running = Running::open(dir.path()).await.unwrap();
+    running.has_session().await;
+    running.commit(acquire(1)).await.unwrap();
+    (dir, running)
+}
+
 /// What a kill at this moment would leave of the queue.
 async fn entries_after_kill(dir: &Path) -> Vec<Key> {
     let copy = killed(dir);
@@ -40,10 +49,7 @@ async fn is_synced_after(running: &Running, before: u64) {
 
 #[tokio::test]
 async fn a_release_that_nobody_waits_for_is_durable_a_moment_later() {
-    let dir = tempfile::tempdir().unwrap();
-    let running = Running::open(dir.path()).await.unwrap();
-    running.has_session().await;
-    running.commit(acquire(1)).await.unwrap();
+    let (dir, running) = held().await;
     let before = running.gauge.syncs();
     assert!(matches!(running.commit(release(1)).await, Ok(Outcome::Done(_))));
     assert_eq!(running.gauge.syncs(), before, "nothing was waited for");
@@ -56,10 +62,7 @@ async fn a_release_that_nobody_waits_for_is_durable_a_moment_later() {
 
 #[tokio::test]
 async fn the_next_write_takes_along_what_was_put_off() {
-    let dir = tempfile::tempdir().unwrap();
-    let running = Running::open(dir.path()).await.unwrap();
-    running.has_session().await;
-    running.commit(acquire(1)).await.unwrap();
+    let (dir, running) = held().await;
     running.commit(release(1)).await.unwrap();
     let before = running.gauge.syncs();
     let next = running.commit(acquire(2)).await.unwrap();
@@ -73,10 +76,7 @@ async fn the_next_write_takes_along_what_was_put_off() {
 /// with it the wait.
 #[tokio::test]
 async fn a_release_that_grants_is_durable_before_anybody_is_told() {
-    let dir = tempfile::tempdir().unwrap();
-    let running = Running::open(dir.path()).await.unwrap();
-    running.has_session().await;
-    running.commit(acquire(1)).await.unwrap();
+    let (dir, running) = held().await;
     let mut watch = running.store.watch();
     assert!(matches!(watch.next().await, Some(Feed::Snapshot { .. })));
     let before = running.gauge.syncs();
@@ -94,10 +94,7 @@ async fn a_release_that_grants_is_durable_before_anybody_is_told() {
 
 #[tokio::test]
 async fn what_was_put_off_outlives_a_disk_that_fails_for_a_while() {
-    let dir = tempfile::tempdir().unwrap();
-    let running = Running::open(dir.path()).await.unwrap();
-    running.has_session().await;
-    running.commit(acquire(1)).await.unwrap();
+    let (dir, running) = held().await;
     running.gauge.fail(Some(Fault::NoWrites));
     running.commit(release(1)).await.unwrap();
     let mut failed = Box::pin(running.commit(acquire(2)));
@@ -112,10 +109,7 @@ async fn what_was_put_off_outlives_a_disk_that_fails_for_a_while() {
 
 #[tokio::test]
 async fn an_end_in_good_order_leaves_nothing_undone() {
-    let dir = tempfile::tempdir().unwrap();
-    let running = Running::open(dir.path()).await.unwrap();
-    running.has_session().await;
-    running.commit(acquire(1)).await.unwrap();
+    let (dir, running) = held().await;
     running.commit(release(1)).await.unwrap();
     running.close().await;
     assert_eq!(entries_after_kill(dir.path()).await, []);
