@@ -3,7 +3,7 @@
 //! It is known by its handle alone, so no other process can be hit. Its output goes to files, and a
 //! test that panics shows the end of what it wrote to stderr.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -54,6 +54,7 @@ pub struct Daemon {
 #[derive(Clone, Default)]
 #[must_use = "nothing runs before start()"]
 pub struct DaemonBuilder {
+    program: Option<PathBuf>,
     store: Option<StoreKind>,
     args: Vec<OsString>,
     env: Vec<(OsString, OsString)>,
@@ -144,6 +145,16 @@ impl Daemon {
         self.start_again().await;
     }
 
+    /// Kills it and starts another program in its place, with one more variable in its environment.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    pub async fn restart_as(&mut self, program: PathBuf, name: &str, value: &OsStr) {
+        self.builder.program = Some(program);
+        self.builder.env.push((name.into(), value.into()));
+        self.restart().await;
+    }
+
     /// Starts an ended daemon again: same store, same ports.
     ///
     /// # Panics
@@ -205,7 +216,7 @@ impl DaemonBuilder {
 
     fn spawn(&self, output: &Path, grpc: SocketAddr, http: SocketAddr) -> Child {
         let file = |name| File::create(output.join(name)).expect("a file for the output");
-        let mut command = Command::new(lockd_binary());
+        let mut command = Command::new(self.program.clone().unwrap_or_else(lockd_binary));
         for (name, _value) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("LOCKD_") {
                 command.env_remove(name);
