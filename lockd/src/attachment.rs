@@ -6,13 +6,19 @@
 //! the session, so that a failover need not wait for a store that starts leases anew.
 
 mod attach;
+mod deadlines;
 
-use std::{collections::HashMap, pin::pin, sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
-use futures::{FutureExt, Stream, StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use futures::{
+    FutureExt, StreamExt,
+    future::BoxFuture,
+    stream::{BoxStream, FuturesUnordered},
+};
 use lockd_proto::{RequestId, Ttl, clock::Instant};
-use tokio::sync::mpsc;
-use tokio_util::time::{DelayQueue, delay_queue};
+use tokio::sync::mpsc::{self, error::TrySendError};
+
+use deadlines::Deadlines;
 
 use crate::{
     engine::Engine,
@@ -60,7 +66,7 @@ pub enum Input {
 #[derive(Debug)]
 pub enum Output {
     /// The stream is attached.
-    Attached(Attached),
+    Attached(Box<Attached>),
     /// The lease was renewed.
     KeepAliveAck {
         /// The keepalive's.
@@ -73,7 +79,7 @@ pub enum Output {
     /// The session has ended. The last message.
     Ended(End),
     /// Resume elsewhere.
-    GoAway(Error),
+    GoAway(Box<Error>),
 }
 
 /// The first answer on a stream.
@@ -108,12 +114,17 @@ pub struct Attachment {
     adopted: Vec<Action>,
     outputs: mpsc::Sender<Output>,
     events: SessionEvents,
-    writes: FuturesUnordered<BoxFuture<'static, (RequestId, Result<Outcome, StoreError>)>>,
-    updates: FuturesUnordered<BoxFuture<'static, (RequestId, Result<(), Error>)>>,
-    renewals: FuturesUnordered<BoxFuture<'static, (u64, Result<(), Error>)>>,
-    deadlines: DelayQueue<RequestId>,
-    deadline_of: HashMap<RequestId, delay_queue::Key>,
+    /// What is on its way to the store.
+    begun: FuturesUnordered<BoxFuture<'static, Done>>,
+    deadlines: Deadlines,
     heard: Instant,
+}
+
+/// What the store has answered.
+enum Done {
+    Write(RequestId, Result<Outcome, StoreError>),
+    Update(RequestId, Result<(), Error>),
+    Renewal(u64, Result<(), Error>),
 }
 
 /// Whether the stream's task goes on.
@@ -128,8 +139,11 @@ enum Next {
 impl Attachment {
     /// Serves the stream until the session has ended or is attached elsewhere, or, after the
     /// replica has begun to drain, until the client has gone.
-    pub async fn run(mut self, inputs: impl Stream<Item = Result<Input, Error>> + Send) {
-        let mut inputs = pin!(inputs.fuse());
+    ///
+    /// Idle sessions are many: what the task keeps while it waits is small, and what is large and
+    /// rare is put aside for as long as it lasts.
+    pub async fn run(mut self: Box<Self>, inputs: BoxStream<'static, Result<Input, Error>>) {
+        let mut inputs = inputs.fuse();
         let mut connected = true;
         let mut told_to_go = false;
         let (drain, end) = (self.engine.drain.clone(), self.engine.end.clone());
@@ -143,20 +157,18 @@ impl Attachment {
             // Every arm is cancel safe: streams' next, a channel's recv, timers.
             let next = tokio::select! {
                 input = inputs.next(), if connected => self.input(input).await,
-                Some((id, outcome)) = self.writes.next() => self.written(id, outcome).await,
-                Some((id, updated)) = self.updates.next() => self.updated(id, updated).await,
-                Some((sequence, renewed)) = self.renewals.next() => self.renewed(sequence, renewed).await,
+                Some(done) = self.begun.next() => self.done(done).await,
                 event = self.events.recv() => self.event(event).await,
-                Some(expired) = self.deadlines.next() => self.deadline(expired.into_inner()).await,
+                Some(id) = self.deadlines.next() => self.deadline(id).await,
                 () = &mut silence => {
-                    let next = self.silence().await;
+                    let next = Box::pin(self.silence()).await;
                     silence.as_mut().reset(tokio::time::Instant::now() + self.silent_for());
                     next
                 }
                 () = &mut ended => return,
                 () = &mut drained, if !told_to_go => {
                     told_to_go = true;
-                    self.send(Output::GoAway(Error::Draining)).await
+                    self.send(Output::GoAway(Box::new(Error::Draining))).await
                 }
             };
             match next {
@@ -167,22 +179,17 @@ impl Attachment {
                 }
                 Next::Stop => return,
             }
-            if told_to_go && self.is_settled() {
+            if told_to_go && self.begun.is_empty() {
                 return;
             }
         }
-    }
-
-    /// Whether nothing is on its way to the store.
-    fn is_settled(&self) -> bool {
-        self.writes.is_empty() && self.updates.is_empty() && self.renewals.is_empty()
     }
 
     async fn input(&mut self, input: Option<Result<Input, Error>>) -> Next {
         let input = match input {
             None => return Next::Detach,
             Some(Err(error)) => {
-                self.send(Output::GoAway(error)).await;
+                self.send(Output::GoAway(Box::new(error))).await;
                 return Next::Detach;
             }
             Some(Ok(input)) => input,
@@ -192,8 +199,8 @@ impl Attachment {
                 self.renew(sequence);
                 return Next::GoOn;
             }
-            Input::Close => return self.close().await,
-            Input::Malformed(id, error) => vec![Action::Tell(id, Reply::Failed(error))],
+            Input::Close => return Box::pin(self.close()).await,
+            Input::Malformed(id, error) => vec![Action::Tell(id, Reply::failed(error))],
             Input::Acquire(acquire) => self.acquire(acquire),
             Input::Cancel(id) => self.requests.cancel(id, &self.engine.view),
             Input::Release(id) => self.requests.release(id, &self.engine.view),
@@ -205,7 +212,7 @@ impl Attachment {
 
     fn update(&mut self, id: RequestId, change: Change) -> Vec<Action> {
         let Some((lock, token)) = self.requests.held(id) else {
-            return vec![Action::Tell(id, Reply::Failed(NOT_HELD))];
+            return vec![Action::Tell(id, Reply::failed(NOT_HELD))];
         };
         let entry = EntryId { session: self.session.id, request: id };
         let engine = self.engine.clone();
@@ -215,24 +222,30 @@ impl Attachment {
             let entry = engine.view.entry(entry, &lock).ok_or(NOT_HELD)?;
             engine.change(&lock, &entry, change).await
         };
-        self.updates.push(async move { (id, update.await) }.boxed());
+        self.begun.push(async move { Done::Update(id, update.await) }.boxed());
         vec![]
     }
 
+    async fn done(&mut self, done: Done) -> Next {
+        match done {
+            Done::Write(id, outcome) => self.written(id, outcome).await,
+            Done::Update(id, updated) => self.updated(id, updated).await,
+            Done::Renewal(sequence, renewed) => self.renewed(sequence, renewed).await,
+        }
+    }
+
     async fn updated(&mut self, id: RequestId, updated: Result<(), Error>) -> Next {
-        let reply = updated.map_or_else(Reply::Failed, |()| Reply::Updated);
+        let reply = updated.map_or_else(Reply::failed, |()| Reply::Updated);
         self.act(vec![Action::Tell(id, reply)]).await
     }
 
     fn acquire(&mut self, acquire: Acquire) -> Vec<Action> {
         let id = acquire.request;
         if let Some(error) = self.engine.not_ready() {
-            return vec![Action::Tell(id, Reply::Failed(error))];
+            return vec![Action::Tell(id, Reply::failed(error))];
         }
         if let Some(wait) = acquire.max_wait.filter(|wait| !wait.is_zero()) {
-            let key = self.deadlines.insert(id, wait);
-            self.forget_deadline(id);
-            self.deadline_of.insert(id, key);
+            self.deadlines.set(id, wait);
         }
         self.requests.acquire(acquire, &self.engine.view)
     }
@@ -241,8 +254,8 @@ impl Attachment {
         self.heard = self.engine.clock.now();
         let (sessions, id, lease) =
             (self.engine.sessions.clone(), self.session.id, self.session.lease);
-        let renewal = async move { (sequence, sessions.keep_alive(id, lease).await) };
-        self.renewals.push(renewal.boxed());
+        let renewal = async move { Done::Renewal(sequence, sessions.keep_alive(id, lease).await) };
+        self.begun.push(renewal.boxed());
     }
 
     async fn renewed(&mut self, sequence: u64, renewed: Result<(), Error>) -> Next {
@@ -266,7 +279,6 @@ impl Attachment {
     }
 
     async fn deadline(&mut self, id: RequestId) -> Next {
-        self.deadline_of.remove(&id);
         let actions = self.requests.wait_expired(id, &self.engine.view);
         self.act(actions).await
     }
@@ -274,13 +286,13 @@ impl Attachment {
     async fn event(&mut self, event: Option<SessionEvent>) -> Next {
         let actions = match event {
             Some(SessionEvent::Attached(at)) if at > self.session.modified => {
-                self.send(Output::GoAway(Error::Superseded)).await;
+                self.send(Output::GoAway(Box::new(Error::Superseded))).await;
                 return Next::Stop;
             }
             Some(SessionEvent::Ended) => return self.end(End::Expired).await,
             Some(event) => self.requests.event(event, &self.engine.view),
             None => {
-                self.send(Output::GoAway(Error::SlowConsumer)).await;
+                self.send(Output::GoAway(Box::new(Error::SlowConsumer))).await;
                 return Next::Stop;
             }
         };
@@ -294,7 +306,7 @@ impl Attachment {
                 Action::Submit(id, op) => self.submit(id, op),
                 Action::Tell(id, reply) => {
                     if !reply.is_interim() {
-                        self.forget_deadline(id);
+                        self.deadlines.forget(id);
                     }
                     next = self.send(Output::Request(id, reply)).await;
                 }
@@ -305,24 +317,22 @@ impl Attachment {
 
     fn submit(&mut self, id: RequestId, op: Op) {
         let engine = self.engine.clone();
-        self.writes.push(async move { (id, engine.write(op).await) }.boxed());
-    }
-
-    fn forget_deadline(&mut self, id: RequestId) {
-        if let Some(key) = self.deadline_of.remove(&id) {
-            self.deadlines.remove(&key);
-        }
+        self.begun.push(async move { Done::Write(id, engine.write(op).await) }.boxed());
     }
 
     async fn send(&mut self, output: Output) -> Next {
-        match self.outputs.send_timeout(output, SLOW_CONSUMER).await {
-            Ok(()) => Next::GoOn,
-            Err(_) => {
-                // Later answers of the same step must not wait for this client again.
-                self.hang_up();
-                Next::Detach
+        let sent = match self.outputs.try_send(output) {
+            Err(TrySendError::Full(output)) => {
+                Box::pin(self.outputs.send_timeout(output, SLOW_CONSUMER)).await.is_ok()
             }
+            sent => sent.is_ok(),
+        };
+        if sent {
+            return Next::GoOn;
         }
+        // Later answers of the same step must not wait for this client again.
+        self.hang_up();
+        Next::Detach
     }
 
     /// Ends the stream: whatever is sent from now on goes nowhere, at once.

@@ -86,7 +86,7 @@ impl Engine {
             actions
         };
         match self.follow(&session, request, None, start).await? {
-            Reply::Failed(error) => Err(error),
+            Reply::Failed(error) => Err(*error),
             _ => Ok(()),
         }
     }
@@ -125,7 +125,7 @@ impl Engine {
         match self.follow(&session, request, None, start).await? {
             Reply::Released(released) => Ok(released),
             Reply::Lost { cause: LossCause::Broken, .. } => Err(Error::BarrierBroken(lock.clone())),
-            Reply::Failed(error) => Err(error),
+            Reply::Failed(error) => Err(*error),
             _ => Ok(Released::AlreadyLost),
         }
     }
@@ -283,7 +283,7 @@ impl Engine {
         };
         match self.follow(&session, request, None, start).await? {
             Reply::Updated => Ok(()),
-            Reply::Failed(error) => Err(error),
+            Reply::Failed(error) => Err(*error),
             _ => Err(Error::ChangeRefused("the lock was lost before: nothing was stored")),
         }
     }

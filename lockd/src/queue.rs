@@ -11,14 +11,7 @@
 //!
 //! No I/O, no clock, no async.
 
-mod ranks;
-
-use std::{
-    collections::BTreeMap,
-    ops::Bound::{Excluded, Unbounded},
-};
-
-use ranks::Ranks;
+use std::collections::VecDeque;
 
 use crate::{
     mode::{Kind, Mode},
@@ -34,8 +27,9 @@ pub trait Seated {
 /// The entries of one lock, and how far down the queue it is held.
 #[derive(Debug, Clone)]
 pub struct Queue<T> {
-    entries: BTreeMap<Revision, T>,
-    ranks: Ranks,
+    /// In the order of their revisions: they join at the end, and most leave at the head. Where an
+    /// entry is, is how many are ahead of it.
+    entries: VecDeque<(Revision, T)>,
     /// The last entry that was granted. All before it were too.
     reach: Revision,
     /// What the holders take of the capacity.
@@ -46,13 +40,7 @@ pub struct Queue<T> {
 
 impl<T> Default for Queue<T> {
     fn default() -> Self {
-        Self {
-            entries: BTreeMap::new(),
-            ranks: Ranks::default(),
-            reach: Revision::default(),
-            taken: 0,
-            held: 0,
-        }
+        Self { entries: VecDeque::new(), reach: Revision::default(), taken: 0, held: 0 }
     }
 }
 
@@ -83,16 +71,20 @@ pub fn holders(modes: impl IntoIterator<Item = Mode>) -> usize {
 impl<T: Seated> Queue<T> {
     /// Adds the entry that was created at a revision.
     pub fn insert(&mut self, at: Revision, entry: T) {
-        let is_last = self.entries.last_key_value().is_none_or(|(last, _)| *last < at);
-        if self.entries.insert(at, entry).is_none() {
-            self.ranks.insert(at, is_last);
+        if self.entries.is_empty() {
+            // Most locks are held and nobody waits.
+            self.entries.reserve_exact(1);
+        }
+        let place = self.ahead_of(at);
+        match self.entries.get_mut(place) {
+            Some((there, before)) if *there == at => *before = entry,
+            _ => self.entries.insert(place, (at, entry)),
         }
     }
 
     /// Takes an entry out, and with it what it held.
     pub fn remove(&mut self, at: Revision) -> Option<T> {
-        let entry = self.entries.remove(&at)?;
-        self.ranks.remove(at);
+        let (_, entry) = self.entries.remove(self.place(at)?)?;
         if at <= self.reach && self.held > 0 {
             if let Mode::Party { .. } = entry.mode() {
                 // Parties go together. What is left of a barrier that was broken holds nothing.
@@ -108,7 +100,8 @@ impl<T: Seated> Queue<T> {
     /// Puts a changed entry in the place of what it was.
     pub fn replace(&mut self, at: Revision, entry: T) {
         let weight = entry.mode().weight();
-        let Some(there) = self.entries.get_mut(&at) else { return };
+        let place = self.place(at);
+        let Some((_, there)) = place.and_then(|at| self.entries.get_mut(at)) else { return };
         let before = std::mem::replace(there, entry);
         if at <= self.reach {
             self.taken = self.taken - before.mode().weight() + weight;
@@ -122,7 +115,7 @@ impl<T: Seated> Queue<T> {
         let before = if self.held == 0 { Revision::default() } else { self.reach };
         let mut reach = before;
         if let Some(kind) = self.kind() {
-            let next = self.entries.range((Excluded(before), Unbounded));
+            let next = self.entries.range(self.up_to(before)..);
             let next = next.take_while(|(_, entry)| entry.mode().kind() == kind);
             let (mut taken, mut held) = (self.taken, self.held);
             for (at, entry) in next {
@@ -140,14 +133,13 @@ impl<T: Seated> Queue<T> {
             }
         }
         self.reach = reach;
-        let granted = self.entries.range((Excluded(before), Unbounded));
-        granted.take_while(move |(at, _)| **at <= reach).map(|(_, entry)| entry)
+        self.entries.range(self.up_to(before)..self.up_to(reach)).map(|(_, entry)| entry)
     }
 
     /// What it is: the kind of its first entry.
     #[must_use]
     pub fn kind(&self) -> Option<Kind> {
-        self.entries.values().next().map(|entry| entry.mode().kind())
+        self.entries.front().map(|(_, entry)| entry.mode().kind())
     }
 
     /// Whether an entry of this mode that joined now would hold at once.
@@ -160,28 +152,36 @@ impl<T: Seated> Queue<T> {
 }
 
 impl<T> Queue<T> {
+    fn place(&self, at: Revision) -> Option<usize> {
+        self.entries.binary_search_by_key(&at, |(there, _)| *there).ok()
+    }
+
+    /// How many entries there are up to a revision.
+    fn up_to(&self, at: Revision) -> usize {
+        self.entries.partition_point(|(there, _)| *there <= at)
+    }
+
     /// Whether the entry created at this revision holds the lock.
     #[must_use]
     pub fn is_held_by(&self, at: Revision) -> bool {
-        self.held > 0 && at <= self.reach && self.entries.contains_key(&at)
+        self.held > 0 && at <= self.reach && self.place(at).is_some()
     }
 
     /// The entries that hold the lock, oldest first.
     pub fn holders(&self) -> impl Iterator<Item = &T> {
-        self.entries.values().take(self.held)
+        self.entries.iter().take(self.held).map(|(_, entry)| entry)
     }
 
     /// The entry that was created at a revision.
     #[must_use]
     pub fn get(&self, at: Revision) -> Option<&T> {
-        self.entries.get(&at)
+        self.entries.get(self.place(at)?).map(|(_, entry)| entry)
     }
 
     /// How many entries are ahead of the one created at this revision.
     #[must_use]
     pub fn ahead_of(&self, at: Revision) -> usize {
-        let (start, ahead) = self.ranks.block_of(at);
-        ahead + self.entries.range(start..at).count()
+        self.entries.partition_point(|(there, _)| *there < at)
     }
 
     /// The entries in order, the holders first.

@@ -58,7 +58,7 @@ struct Open {
     /// do to its entries, needs no claim.
     claim: Option<Revision>,
     /// Who was ahead when that was last looked at.
-    ahead: Option<Ahead>,
+    ahead: Option<Box<Ahead>>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -87,6 +87,20 @@ pub enum Action {
 }
 
 impl Open {
+    /// The request of an entry that was made before.
+    fn of(entry: &Entry, phase: Phase) -> Self {
+        let (locks, record) = (entry.locks.clone(), entry.record.clone());
+        Self { locks, record, wait: None, phase, claim: None, ahead: None }
+    }
+
+    /// Keeps what the view keeps as well, instead of a copy of its own. A client may use its id for
+    /// several locks: the entry may be that of another one.
+    fn share(&mut self, entry: &Entry) {
+        if self.locks == entry.locks && self.record == entry.record {
+            (self.locks, self.record) = (entry.locks.clone(), entry.record.clone());
+        }
+    }
+
     fn mode(&self) -> Mode {
         self.record.mode()
     }
@@ -123,9 +137,7 @@ impl Requests {
             Mark::Here if held => Phase::Held { token },
             Mark::Here => Phase::Waiting { token },
         };
-        let record = Arc::new(entry.record.clone());
-        let locks = entry.locks.as_slice().into();
-        self.open.insert(id, Open { locks, record, wait: None, phase, claim: None, ahead: None });
+        self.open.insert(id, Open::of(entry, phase));
         match place {
             Place::Broken => self.broken(id, token),
             Place::Done => self.leave(id, Leave::Done, view),
@@ -142,7 +154,7 @@ impl Requests {
         let id = acquire.request;
         if let Some(open) = self.open.get(&id) {
             if open.locks != acquire.locks || !open.record.same_request(&acquire.record) {
-                return vec![Action::Tell(id, Reply::Failed(Error::RequestIdReused))];
+                return vec![Action::Tell(id, Reply::failed(Error::RequestIdReused))];
             }
             return match open.phase {
                 Phase::Held { token } => vec![Action::Tell(id, Reply::Granted { token })],
@@ -158,10 +170,10 @@ impl Requests {
             return vec![Action::Tell(id, reply)];
         }
         if let Some(error) = self.obstacle(&acquire, view) {
-            return vec![Action::Tell(id, Reply::Failed(error))];
+            return vec![Action::Tell(id, Reply::failed(error))];
         }
         if acquire.is_hopeless(view) {
-            let ahead = acquire.locks.iter().find_map(|lock| view.ahead(lock));
+            let ahead = acquire.locks.iter().find_map(|lock| view.ahead(lock)).map(Box::new);
             return vec![Action::Tell(id, Reply::Refused { refusal: Refusal::Busy, ahead })];
         }
         let phase = Phase::Enqueueing { leave: None };
@@ -224,7 +236,7 @@ impl Requests {
         match self.open.get(&id).map(|open| &open.phase) {
             Some(Phase::Held { .. }) => self.leave(id, Leave::Released, view),
             Some(Phase::Enqueueing { .. } | Phase::Claiming { .. } | Phase::Waiting { .. }) => {
-                vec![Action::Tell(id, Reply::Failed(Error::StillWaiting))]
+                vec![Action::Tell(id, Reply::failed(Error::StillWaiting))]
             }
             Some(Phase::Leaving { .. } | Phase::Left { .. }) => vec![],
             None => vec![Action::Tell(id, Reply::Released(Released::AlreadyLost))],
@@ -234,7 +246,7 @@ impl Requests {
     /// The client has the result of a once: it is stored, and the entry released, in one step.
     pub fn complete(&mut self, id: RequestId, result: Bytes) -> Vec<Action> {
         let refused =
-            |problem| vec![Action::Tell(id, Reply::Failed(Error::ChangeRefused(problem)))];
+            |problem| vec![Action::Tell(id, Reply::failed(Error::ChangeRefused(problem)))];
         let Some(open) = self.open.get_mut(&id) else {
             return refused("the lock is not held by this request");
         };
@@ -297,18 +309,18 @@ impl Requests {
             Ok(Outcome::Exists(record)) if made_by(&record, open) => {
                 return self.claim(id, record, leave, view);
             }
-            Ok(Outcome::Exists(_)) => return self.close(id, Reply::Failed(Error::RequestIdReused)),
+            Ok(Outcome::Exists(_)) => return self.close(id, Reply::failed(Error::RequestIdReused)),
             Ok(Outcome::Occupied) => {
-                open.ahead = open.locks.iter().find_map(|lock| view.ahead(lock));
+                open.ahead = open.locks.iter().find_map(|lock| view.ahead(lock)).map(Box::new);
                 return self.left(id, leave.unwrap_or(Leave::Busy), Released::AlreadyLost, view);
             }
             Ok(Outcome::SessionGone) => {
-                return self.close(id, Reply::Failed(Error::SessionNotFound(self.owner.session)));
+                return self.close(id, Reply::failed(Error::SessionNotFound(self.owner.session)));
             }
             Ok(Outcome::Done(_) | Outcome::Refused(_)) => {
-                return self.close(id, Reply::Failed(Error::Protocol("unexpected outcome")));
+                return self.close(id, Reply::failed(Error::Protocol("unexpected outcome")));
             }
-            Err(error) => return self.close(id, Reply::Failed(Error::Store(error))),
+            Err(error) => return self.close(id, Reply::failed(Error::Store(error))),
         };
         // Parties have to be counted, and a once may have a result, which only the view can tell.
         let first = first && !matches!(open.mode(), Mode::Party { .. } | Mode::Once);
@@ -353,12 +365,12 @@ impl Requests {
             Place::Misplaced(kind) => self.leave(id, Leave::Misplaced(kind), view),
             Place::Broken => self.broken(id, token),
             Place::Waiting(ahead) if open.is_try() => {
-                open.ahead = Some(ahead);
+                open.ahead = Some(Box::new(ahead));
                 self.leave(id, Leave::Busy, view)
             }
             Place::NotSeen if open.is_try() => self.leave(id, Leave::Busy, view),
             Place::Waiting(ahead) => {
-                open.ahead = Some(ahead.clone());
+                open.ahead = Some(Box::new(ahead.clone()));
                 vec![Action::Tell(id, Reply::Queued(ahead))]
             }
             Place::NotSeen | Place::Gone => vec![],
@@ -395,6 +407,9 @@ impl Requests {
     /// an earlier stream: the client is told, and gives back what it does not want.
     fn granted_in_view(&mut self, entry: &Entry, view: &View) -> Vec<Action> {
         let (id, token) = (entry.id.request, entry.created);
+        if let Some(open) = self.open.get_mut(&id) {
+            open.share(entry);
+        }
         match self.open.get(&id).map(|open| &open.phase) {
             Some(Phase::Waiting { token: waiting }) if *waiting == token => {
                 self.granted(id, token, view)
@@ -402,10 +417,7 @@ impl Requests {
             Some(_) => vec![],
             None if self.departed.contains(&(id, token)) => vec![],
             None => {
-                let record = Arc::new(entry.record.clone());
-                let (locks, phase) = (entry.locks.as_slice().into(), Phase::Waiting { token });
-                let open = Open { locks, record, wait: None, phase, claim: None, ahead: None };
-                self.open.insert(id, open);
+                self.open.insert(id, Open::of(entry, Phase::Waiting { token }));
                 self.granted(id, token, view)
             }
         }

@@ -121,7 +121,7 @@ pub struct Session {
 #[derive(Debug, PartialEq)]
 pub struct Entry {
     /// The locks in whose queues it is. Never empty.
-    pub locks: Vec<LockId>,
+    pub locks: Arc<[LockId]>,
     /// Who made it.
     pub id: EntryId,
     /// Its creation revision: the fencing token.
@@ -130,8 +130,8 @@ pub struct Entry {
     pub modified: Revision,
     /// How it shares its locks.
     pub mode: Mode,
-    /// Its record.
-    pub record: EntryRecord,
+    /// Its record. It is shared with the requests that made it.
+    pub record: Arc<EntryRecord>,
 }
 
 impl Entry {

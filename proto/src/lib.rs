@@ -5,6 +5,7 @@
 
 #[cfg(feature = "clock")]
 pub mod clock;
+mod codec;
 mod id;
 mod metadata;
 mod name;

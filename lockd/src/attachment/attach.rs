@@ -1,13 +1,12 @@
 //! How a stream begins: with a new session, or with one that was open before.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use futures::stream::FuturesUnordered;
 use lockd_proto::v1::ClientInfo;
 use tokio::sync::mpsc;
-use tokio_util::time::DelayQueue;
 
-use super::{Attached, Attachment, OUTPUTS, Output};
+use super::{Attached, Attachment, Deadlines, OUTPUTS, Output};
 use crate::{
     engine::Engine,
     error::Error,
@@ -81,7 +80,7 @@ impl Attachment {
         let adopted = attached.entries.iter().flat_map(adopt).collect();
         let (outputs, receiver) = mpsc::channel(OUTPUTS);
         // The channel is new and empty, so this does not wait.
-        drop(outputs.send(Output::Attached(attached)).await);
+        drop(outputs.send(Output::Attached(Box::new(attached))).await);
         let heard = engine.clock.now();
         let attachment = Self {
             engine,
@@ -90,11 +89,8 @@ impl Attachment {
             adopted,
             outputs,
             events,
-            writes: FuturesUnordered::new(),
-            updates: FuturesUnordered::new(),
-            renewals: FuturesUnordered::new(),
-            deadlines: DelayQueue::new(),
-            deadline_of: HashMap::new(),
+            begun: FuturesUnordered::new(),
+            deadlines: Deadlines::default(),
             heard,
         };
         (attachment, receiver)

@@ -128,9 +128,9 @@ async fn acquire(
     let outcome = match engine.acquire(&credential, acquire).await? {
         Reply::Granted { token } => Outcome::Grant(v1::Grant { token: token.0 }),
         Reply::Refused { refusal, ahead } => {
-            Outcome::Refusal(translate::to_refusal(refusal, ahead.as_ref()))
+            Outcome::Refusal(translate::to_refusal(refusal, ahead.as_deref()))
         }
-        Reply::Failed(error) => return Err(error),
+        Reply::Failed(error) => return Err(*error),
         Reply::Queued(_)
         | Reply::Released(_)
         | Reply::Updated

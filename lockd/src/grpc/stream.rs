@@ -34,7 +34,7 @@ pub(super) async fn attach(
         first.map_err(|_| to_status(&Error::Protocol("no first message within 10 s")))??;
     let begun = begin(engine.clone(), first.and_then(|first| first.message)).await;
     let (attachment, outputs) = begun.map_err(|error| to_status(&error))?;
-    engine.tasks.spawn("attachment", attachment.run(inputs(inbound)));
+    engine.tasks.spawn("attachment", Box::new(attachment).run(inputs(inbound).boxed()));
     let outputs = ReceiverStream::new(outputs).map(|output| Ok(to_message(output)));
     Ok(outputs.boxed())
 }
@@ -98,7 +98,7 @@ fn to_input(message: Option<Asked>) -> Result<Input, Error> {
 
 fn to_message(output: Output) -> AttachResponse {
     let message = match output {
-        Output::Attached(attached) => Told::Attached(to_attached(attached)),
+        Output::Attached(attached) => Told::Attached(to_attached(*attached)),
         Output::KeepAliveAck { sequence, ttl } => Told::KeepAliveAck(v1::KeepAliveAck {
             sequence,
             ttl: Some(translate::to_wire_duration(ttl.get())),
@@ -145,7 +145,7 @@ fn to_reply(request_id: Vec<u8>, reply: Reply) -> Told {
             Told::Granted(v1::Granted { request_id, grant })
         }
         Reply::Refused { refusal, ahead } => {
-            let refusal = Some(translate::to_refusal(refusal, ahead.as_ref()));
+            let refusal = Some(translate::to_refusal(refusal, ahead.as_deref()));
             Told::Refused(v1::Refused { request_id, refusal })
         }
         Reply::Failed(error) => {

@@ -62,7 +62,7 @@ impl Engine {
         change: impl Fn(&mut EntryRecord),
     ) -> Result<(), Error> {
         let gone = Error::ChangeRefused("the lock was lost before");
-        let (mut record, mut modified) = (entry.record.clone(), entry.modified);
+        let (mut record, mut modified) = (EntryRecord::clone(&entry.record), entry.modified);
         let lease = match self.view.session(entry.id.session) {
             _ if record.outlives_session() => LeaseId::NONE,
             Some(session) => session.lease,

@@ -89,7 +89,7 @@ impl Requests {
                 open.phase = Phase::Enqueueing { leave };
                 vec![Action::Submit(id, open.enqueue(id, &owner))]
             }
-            Err(error) => self.close(id, Reply::Failed(Error::Store(error))),
+            Err(error) => self.close(id, Reply::failed(Error::Store(error))),
         }
     }
 

@@ -79,7 +79,7 @@ impl Requests {
         let released = match outcome {
             Ok(Outcome::Done(_)) => Released::Released,
             Ok(_) => Released::AlreadyLost,
-            Err(error) => return self.close(id, Reply::Failed(Error::Store(error))),
+            Err(error) => return self.close(id, Reply::failed(Error::Store(error))),
         };
         match mark {
             Some(Mark::Left) if released == Released::Released && !seen => {
@@ -146,11 +146,11 @@ impl Requests {
             Leave::Completed if released == Released::Released => self.close(id, Reply::Updated),
             Leave::Completed => {
                 let lost = Error::ChangeRefused("the lock was lost before: nothing was stored");
-                self.close(id, Reply::Failed(lost))
+                self.close(id, Reply::failed(lost))
             }
             Leave::Misplaced(there) => {
                 let error = open.mismatch(there);
-                self.close(id, Reply::Failed(error))
+                self.close(id, Reply::failed(error))
             }
             Leave::Broken => {
                 self.open.remove(&id);
@@ -182,7 +182,7 @@ impl Open {
     /// Notes who is ahead.
     pub(super) fn look(&mut self, view: &View, token: Revision) {
         if let Place::Waiting(ahead) = self.place(view, token) {
-            self.ahead = Some(ahead);
+            self.ahead = Some(Box::new(ahead));
         }
     }
 

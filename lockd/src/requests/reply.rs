@@ -12,7 +12,8 @@ use crate::{
     view::{Ahead, Removal},
 };
 
-/// What the client is told of a request.
+/// What the client is told of a request. Each session has a channel of these: what is large and rare
+/// is boxed.
 #[derive(Debug, Clone)]
 pub enum Reply {
     /// It waits.
@@ -27,10 +28,10 @@ pub enum Reply {
         /// Why.
         refusal: Refusal,
         /// Who was ahead when that was last looked at.
-        ahead: Option<Ahead>,
+        ahead: Option<Box<Ahead>>,
     },
     /// It failed.
-    Failed(Error),
+    Failed(Box<Error>),
     /// Its release was done.
     Released(Released),
     /// Its change was made.
@@ -47,6 +48,10 @@ pub enum Reply {
 }
 
 impl Reply {
+    pub(crate) fn failed(error: Error) -> Self {
+        Self::Failed(Box::new(error))
+    }
+
     /// Whether more may follow before the client has to ask for something.
     #[must_use]
     pub fn is_interim(&self) -> bool {

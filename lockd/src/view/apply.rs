@@ -122,7 +122,7 @@ impl State {
             created: record.created,
             modified: record.modified,
             mode: decoded.mode(),
-            record: decoded,
+            record: Arc::new(decoded),
         });
         match self.owned(id, &lock).cloned() {
             Some(before) if before.created == entry.created => self.rewrite(&before, entry, step),
@@ -137,7 +137,7 @@ impl State {
 
     fn insert(&mut self, entry: Arc<Entry>, step: &mut Step) {
         self.index(&entry, step);
-        for lock in &entry.locks {
+        for lock in &*entry.locks {
             let queue = &mut self.locks.entry(lock.clone()).or_default().queue;
             queue.insert(entry.created, entry.clone());
             step.touched.insert(lock.clone());
@@ -157,7 +157,7 @@ impl State {
             step.asked_to_yield.push(entry.clone());
         }
         self.index(&entry, step);
-        for lock in &entry.locks {
+        for lock in &*entry.locks {
             if let Some(there) = self.locks.get_mut(lock) {
                 there.queue.replace(entry.created, entry.clone());
                 step.touched.insert(lock.clone());
@@ -168,7 +168,7 @@ impl State {
     fn index(&mut self, entry: &Arc<Entry>, step: &mut Step) {
         let EntryId { session, request } = entry.id;
         let owned = self.owned.entry(session).or_default();
-        for lock in &entry.locks {
+        for lock in &*entry.locks {
             owned.insert((request, lock.clone()), entry.clone());
         }
         if let Some((owner, slot)) = waits::owner(entry).zip(entry.slot()) {
@@ -200,7 +200,7 @@ impl State {
         let held = self.is_held(entry);
         let EntryId { session, request } = entry.id;
         if let Some(owned) = self.owned.get_mut(&session) {
-            for lock in &entry.locks {
+            for lock in &*entry.locks {
                 owned.remove(&(request, lock.clone()));
             }
             if owned.is_empty() {
@@ -219,7 +219,7 @@ impl State {
         if let Some(slot) = entry.slot() {
             self.orphans.remove(&slot);
         }
-        for lock in &entry.locks {
+        for lock in &*entry.locks {
             if let Some(there) = self.locks.get_mut(lock) {
                 there.queue.remove(entry.created);
                 step.touched.insert(lock.clone());
@@ -296,7 +296,7 @@ impl State {
             && there.queue.held() == granted.len()
         {
             there.story.held_since = now;
-            there.story.last = handoff;
+            there.story.last = handoff.map(Box::new);
         }
         granted
     }
@@ -347,8 +347,8 @@ impl State {
 }
 
 /// The locks that an entry is in: those that it names, and at least the one of its key.
-fn locks_of(lock: &LockId, record: &EntryRecord) -> Vec<LockId> {
+fn locks_of(lock: &LockId, record: &EntryRecord) -> Arc<[LockId]> {
     let names = record.names.iter().filter_map(|name| LockName::parse(name.as_str()).ok());
-    let locks: Vec<_> = names.map(|name| lock.sibling(&name)).collect();
-    if locks.contains(lock) { locks } else { vec![lock.clone()] }
+    let locks: Arc<[_]> = names.map(|name| lock.sibling(&name)).collect();
+    if locks.contains(lock) { locks } else { Arc::new([lock.clone()]) }
 }

@@ -14,7 +14,7 @@ pub(super) struct Story {
     /// Since when its first holder holds it.
     pub(super) held_since: Option<Instant>,
     /// How that came about.
-    pub(super) last: Option<Handoff>,
+    pub(super) last: Option<Box<Handoff>>,
 }
 
 /// One holder giving way to the next.
@@ -72,6 +72,7 @@ impl View {
     pub fn story(&self, lock: &LockId) -> (Option<Instant>, Option<Handoff>) {
         let story = self.lock().locks.get(lock).map(|lock| lock.story.clone());
         let Story { held_since, last } = story.unwrap_or_default();
+        let last = last.map(|last| *last);
         (held_since, last)
     }
 }
