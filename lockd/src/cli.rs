@@ -22,6 +22,7 @@ mod output;
 mod render;
 mod run;
 mod serve;
+mod sidecar;
 mod status;
 mod watch;
 mod yields;
@@ -95,6 +96,8 @@ enum Command {
     Serve(Box<serve::Args>),
     /// Run a daemon in memory, for a first try
     Dev(dev::Args),
+    /// Give the app beside it locks and leader election, over HTTP
+    Sidecar(Box<sidecar::Args>),
     /// Show the daemon's configuration, and where each value comes from
     Config(Box<config::Args>),
     /// Print a completion script for a shell
@@ -173,6 +176,7 @@ fn run(command: Command, globals: &Globals) -> Result<Exit, Failure> {
             Command::Status(args) => status::run(args, globals).await,
             Command::Serve(args) => serve::run(&args).await,
             Command::Dev(args) => dev::run(&args).await,
+            Command::Sidecar(args) => sidecar::run(*args, globals).await,
             Command::Config(args) => config::run(&args, globals),
             Command::Completion(_) => Ok(Exit::Success),
         }

@@ -69,7 +69,7 @@ async fn main() {
     let wants = |part: &str| only.as_deref().is_none_or(|only| only == part);
     let mut report = report::Report::default();
     if wants("pairs") {
-        report.pairs = Some(pairs::measure(number("ROUNDS", 5), number("SECONDS", 3)).await);
+        report.pairs = Some(pairs::measure(number("ROUNDS", 5), number("SECONDS", 2)).await);
     }
     for part in ["handoff", "queue", "locks", "sessions", "observe"] {
         if !wants(part) {

@@ -28,7 +28,7 @@ pub(super) async fn run(args: &Args) -> Result<Exit, Failure> {
     let flags = Flags { listen: args.listen, http_listen: args.http_listen, ..Flags::default() };
     serve::check_propagation()?;
     let settings = Settings::load(&flags)?;
-    serve::init_logs(&settings)?;
+    serve::init_logs(&settings.log, settings.log_format)?;
     let life = Lifecycle::default();
     let store = EmbeddedStore::in_memory(Clock::system(), &life.tasks, life.end.clone())?;
     serve::serve(&settings, Arc::new(store), life, |grpc, _| output::print(&welcome(grpc))).await

@@ -99,7 +99,7 @@ impl CommandArgs {
     }
 
     fn grace(&self) -> Duration {
-        self.grace.unwrap_or_else(|| (self.ttl / 5).min(Duration::from_secs(2)))
+        self.grace.unwrap_or_else(|| grace_of(self.ttl))
     }
 
     /// Between two keepalives a good part of the lease runs out. A grace that does not fit into
@@ -121,6 +121,11 @@ impl CommandArgs {
 pub(super) enum Needs {
     ACommand,
     Nothing,
+}
+
+/// How long before safe-until what is held is given up: time to stop in, but at most 2 s.
+pub(super) fn grace_of(ttl: Duration) -> Duration {
+    (ttl / 5).min(Duration::from_secs(2))
 }
 
 /// A duration such as `1m30s`, or a number of seconds, as flock(1) takes it.

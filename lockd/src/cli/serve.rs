@@ -38,7 +38,7 @@ pub(super) struct Args {
 pub(super) async fn run(args: &Args) -> Result<Exit, Failure> {
     check_propagation()?;
     let settings = Settings::load(&args.flags)?;
-    init_logs(&settings)?;
+    init_logs(&settings.log, settings.log_format)?;
     let life = Lifecycle::default();
     let mut refused = Arc::new(OnceLock::new());
     let store: Arc<dyn Store> = match settings.store {
@@ -84,7 +84,7 @@ pub(super) async fn serve(
     Ok(Exit::Success)
 }
 
-async fn listen(flag: &str, at: SocketAddr) -> Result<TcpListener, Failure> {
+pub(super) async fn listen(flag: &str, at: SocketAddr) -> Result<TcpListener, Failure> {
     TcpListener::bind(at).await.map_err(|error| {
         let text = format!("can't listen on {at}: {error}; choose another address with {flag}");
         Failure::new(Exit::Config, text)
@@ -92,7 +92,7 @@ async fn listen(flag: &str, at: SocketAddr) -> Result<TcpListener, Failure> {
 }
 
 /// The first signal begins to drain, the second one ends it.
-fn stop_on_signals(life: &Lifecycle) -> Result<(), Failure> {
+pub(super) fn stop_on_signals(life: &Lifecycle) -> Result<(), Failure> {
     let mut terminate = signal(SignalKind::terminate()).map_err(Failure::internal)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::internal)?;
     let (stop, end) = (life.stop.clone(), life.end.clone());
@@ -131,15 +131,15 @@ pub(super) fn check_propagation() -> Result<(), Failure> {
     Propagation::from_env().map(drop).map_err(|error| Failure::new(Exit::Config, error.to_string()))
 }
 
-pub(super) fn init_logs(settings: &Settings) -> Result<(), Failure> {
-    let filter = settings.log.parse::<tracing_subscriber::EnvFilter>().map_err(|error| {
-        Failure::new(Exit::Config, format!("log {:?} is no filter: {error}", settings.log))
+pub(super) fn init_logs(filter: &str, format: LogFormat) -> Result<(), Failure> {
+    let filter = filter.parse::<tracing_subscriber::EnvFilter>().map_err(|error| {
+        Failure::new(Exit::Config, format!("log {filter:?} is no filter: {error}"))
     })?;
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(std::env::var_os("NO_COLOR").is_none() && stderr_is_terminal());
-    match settings.log_format {
+    match format {
         LogFormat::Text => logs.init(),
         LogFormat::Json => logs.json().init(),
     }

@@ -1,0 +1,244 @@
+//! `lockd sidecar`: locks and leader election for an app in any language, over HTTP on loopback.
+//!
+//! ```text
+//! app ── JSON over HTTP ──► sidecar ── one session ──► lockd
+//! ```
+//!
+//! What it says of its own leadership comes from its own clock and lease, never from an answer that
+//! may be old: when the lease can't be proved any more, nobody is told that this one leads.
+
+mod api;
+mod app;
+mod candidate;
+mod elections;
+mod hooks;
+mod locks;
+mod state_file;
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use axum::Router;
+use clap::Args as ClapArgs;
+use lockd_client::Client;
+use lockd_proto::retry::{Policy, Retry};
+use tokio::{
+    net::TcpListener,
+    sync::{OnceCell, Semaphore},
+};
+use tokio_util::sync::CancellationToken;
+
+use self::{
+    app::App, candidate::Candidate, elections::Own, hooks::Hooks, locks::Locks,
+    state_file::StateFile,
+};
+use super::{
+    Exit, Globals,
+    connect::Target,
+    exit::Failure,
+    output,
+    run::duration,
+    serve::{init_logs, listen, stop_on_signals},
+};
+use crate::{config::LogFormat, serve::Lifecycle};
+
+/// Where the old `leader-elector` listened.
+const LEADER_ELECTOR: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 4040);
+
+/// How many streams of events there may be at a time.
+const STREAMS: usize = 64;
+
+/// The flags of `lockd sidecar`.
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+Runs beside an app, which asks it over HTTP. With --election it campaigns, and leads until it is
+stopped, asked to resign, or the app has died.
+
+  GET  /leader  /standby                200 or 503; 503 whenever it can't be proved at the moment
+  GET  /v1/elections/NAME               who leads, as JSON
+  GET  /v1/elections/NAME/events        the same and then each change, as server-sent events
+  POST /v1/elections/NAME:resign        lets the next candidate lead
+  POST /v1/locks/NAME:acquire?wait=5s   200 with a token, 409 held, 408 the wait is over
+  POST /v1/locks/NAME:ensure?token=N    200 still held, 410 lost
+  POST /v1/locks/NAME:release?token=N   200 released, 410 lost before
+  GET  /livez  /readyz  /startupz  /v1/ready
+
+Examples:
+  lockd sidecar --election scheduler
+  lockd sidecar --election scheduler --on-elected ./start.sh --on-lost ./stop.sh
+  curl -sf http://127.0.0.1:7422/leader && ./only-on-the-leader.sh")]
+pub(super) struct Args {
+    /// Where to serve HTTP; port 0 picks a free one
+    #[arg(long, value_name = "ADDR", env = "LOCKD_SIDECAR_LISTEN")]
+    #[arg(default_value = "127.0.0.1:7422")]
+    listen: SocketAddr,
+
+    /// The election to campaign in
+    #[arg(long, value_name = "NAME", env = "LOCKD_SIDECAR_ELECTION")]
+    election: Option<String>,
+
+    /// What others see of this candidate [default: $POD_NAME, else the host's name]
+    #[arg(long, value_name = "TEXT", env = "LOCKD_SIDECAR_IDENTITY")]
+    identity: Option<String>,
+
+    /// How long the leadership outlives this process if that dies
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "15s")]
+    ttl: Duration,
+
+    #[command(flatten)]
+    reign: ReignArgs,
+
+    /// Answer also as this did: `leader-elector` on port 4040
+    #[arg(long, value_name = "WHAT", requires = "election")]
+    compat: Option<Compat>,
+
+    /// Which log lines to write
+    #[arg(long, value_name = "FILTER", env = "LOCKD_LOG", default_value = "info")]
+    log: String,
+
+    /// How to write them
+    #[arg(long, value_name = "FORMAT", env = "LOCKD_LOG_FORMAT", default_value = "text")]
+    log_format: LogFormat,
+}
+
+/// What is told of a leadership, and what it is bound to.
+#[derive(Debug, Clone, ClapArgs)]
+struct ReignArgs {
+    /// What to run when it is elected, by `sh -c`
+    #[arg(long, value_name = "CMD", requires = "election")]
+    on_elected: Option<String>,
+
+    /// What to run when it leads no longer; where there is time, before anybody else leads
+    #[arg(long, value_name = "CMD", requires = "election")]
+    on_lost: Option<String>,
+
+    /// A file that says whether it leads, as JSON; replaced as a whole
+    #[arg(long, value_name = "PATH", requires = "election")]
+    state_file: Option<PathBuf>,
+
+    /// The process of the app: leads while that lives, and lets go at once when it dies
+    #[arg(long, value_name = "PID", requires = "election")]
+    watch_pid: Option<i32>,
+
+    /// How long the app may take to end after SIGTERM has come here
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "30s")]
+    drain: Duration,
+}
+
+/// Whose answers it gives as well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Compat {
+    /// Kubernetes' contrib/election: `{"name": "the leader"}`
+    LeaderElector,
+}
+
+/// What the handlers share.
+#[derive(Debug, Clone)]
+struct Sidecar {
+    /// Set when a daemon has answered for the first time.
+    client: Arc<OnceCell<Client>>,
+    own: Option<Own>,
+    locks: Locks,
+    /// Room for streams of events.
+    streams: Arc<Semaphore>,
+    /// Cancelled when it has stopped.
+    end: CancellationToken,
+}
+
+pub(super) async fn run(args: Args, globals: &Globals) -> Result<Exit, Failure> {
+    init_logs(&args.log, args.log_format)?;
+    let life = Lifecycle::default();
+    let app = args.reign.watch_pid.map(App::find).transpose()?;
+    let listener = listen("--listen", args.listen).await?;
+    let compat = match args.compat {
+        Some(Compat::LeaderElector) => Some(listen("--compat", LEADER_ELECTOR.into()).await?),
+        None => None,
+    };
+    stop_on_signals(&life)?;
+    let (name, client) = (identity(&args), Arc::new(OnceCell::new()));
+    let (own, told) = args.election.clone().map(|name| Own::new(name, identity(&args))).unzip();
+    let sidecar = Sidecar {
+        client: client.clone(),
+        own: own.clone(),
+        locks: Locks::default(),
+        streams: Arc::new(Semaphore::new(STREAMS)),
+        end: life.end.clone(),
+    };
+    let at = listener.local_addr().map_err(Failure::internal)?;
+    life.tasks.spawn("http", serve(listener, api::routes(sidecar.clone()), life.end.clone()));
+    if let Some(listener) = compat {
+        let answers = api::leader_elector(sidecar.clone());
+        life.tasks.spawn("compat", serve(listener, answers, life.end.clone()));
+    }
+    output::print(&format!("lockd sidecar listening http={at}"))?;
+    if connect(&globals.target, &name, &client, &life.stop).await
+        && let (Some(own), Some(told), Some(client)) = (own, told, client.get())
+    {
+        let election = client.election(&own.election).ttl(args.ttl);
+        life.tasks.spawn("observer", told.observe(election.observe(), life.end.clone()));
+        let candidate = Candidate {
+            hooks: Hooks::new(&args.reign, &own),
+            state_file: args.reign.state_file.clone().map(|path| StateFile::new(path, &own)),
+            drain: args.reign.drain,
+            stop: life.stop.clone(),
+            election,
+            own,
+            app,
+            ttl: args.ttl,
+        };
+        // Until the end it answers who asks whether it leads.
+        candidate.run().await;
+    }
+    life.stop.cancelled().await;
+    sidecar.locks.release_all().await;
+    if let Some(client) = client.get() {
+        client.shutdown().await;
+    }
+    life.end.cancel();
+    life.tasks.drained().await;
+    Ok(Exit::Success)
+}
+
+/// How a candidate is known to others: in a pod by what the downward API has put there.
+fn identity(args: &Args) -> String {
+    let host = || rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let pod = || std::env::var("POD_NAME").ok().filter(|name| !name.is_empty());
+    args.identity.clone().or_else(pod).unwrap_or_else(host)
+}
+
+/// Tries until a daemon has answered, or until it is to stop; says whether one has. A pod starts
+/// also when lockd is not there yet.
+async fn connect(
+    target: &Target,
+    name: &str,
+    client: &OnceCell<Client>,
+    stop: &CancellationToken,
+) -> bool {
+    let mut retry = Retry::new(Policy::default());
+    loop {
+        let Some(connected) =
+            stop.run_until_cancelled(target.connect_as(name.to_owned())).await
+        else {
+            return false;
+        };
+        match connected {
+            Ok(connected) => return client.set(connected).is_ok(),
+            Err(failure) => tracing::warn!(%failure, "no daemon has answered yet"),
+        }
+        let pause = retry.next_delay().unwrap_or_default();
+        if stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
+            return false;
+        }
+    }
+}
+
+async fn serve(listener: TcpListener, routes: Router, end: CancellationToken) {
+    let served = axum::serve(listener, routes).with_graceful_shutdown(end.cancelled_owned());
+    if let Err(error) = served.await {
+        tracing::error!(%error, "HTTP can't be served any more");
+    }
+}

@@ -1,0 +1,300 @@
+//! The routes: what the app may ask, and what a status code means.
+
+use std::{collections::HashMap, convert::Infallible, time::Duration};
+
+use axum::{
+    Router,
+    extract::{Path, Query, State},
+    http::{StatusCode, header::CONTENT_TYPE},
+    response::{
+        IntoResponse, Response, Sse,
+        sse::{Event, KeepAlive},
+    },
+    routing::{get, post},
+};
+use futures::{Stream, StreamExt as _, stream};
+use lockd_client::{Client, Error, ErrorKind, FencingToken, Observation, Released};
+use serde_json::{Value, json};
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::{
+    Sidecar,
+    elections::{Changes, Standing},
+    locks::{Found, Holds, MOST, Terms},
+};
+use crate::cli::run::duration;
+
+/// How long a resignation is waited for.
+const RESIGN: Duration = Duration::from_secs(30);
+
+pub(super) fn routes(sidecar: Sidecar) -> Router {
+    Router::new()
+        .route("/leader", get(leader))
+        .route("/standby", get(standby))
+        .route("/v1/elections/{*name}", get(election).post(resign))
+        .route("/v1/locks/{*name}", post(lock))
+        .route("/v1/ready", get(ready))
+        .route("/readyz", get(ready))
+        .route("/startupz", get(started))
+        .route("/livez", get(async || "ok\n"))
+        .with_state(sidecar)
+}
+
+/// The route of Kubernetes' contrib/election, which names nobody here that may lead no more.
+pub(super) fn leader_elector(sidecar: Sidecar) -> Router {
+    let named = async |State(sidecar): State<Sidecar>| match standing(&sidecar) {
+        Some(Standing::Me(_, identity, _)) => answer(StatusCode::OK, &json!({ "name": identity })),
+        Some(Standing::Another(leader)) => {
+            answer(StatusCode::OK, &json!({ "name": crate::cli::leader::value(&leader) }))
+        }
+        Some(Standing::Nobody | Standing::Unknown) | None => {
+            answer(StatusCode::SERVICE_UNAVAILABLE, &json!({ "name": "" }))
+        }
+    };
+    Router::new().route("/", get(named)).with_state(sidecar)
+}
+
+fn standing(sidecar: &Sidecar) -> Option<Standing> {
+    sidecar.own.as_ref().map(super::elections::Own::standing)
+}
+
+fn answer(code: StatusCode, body: &Value) -> Response {
+    (code, [(CONTENT_TYPE, "application/json")], format!("{body}\n")).into_response()
+}
+
+fn refusal(code: StatusCode, why: impl std::fmt::Display) -> Response {
+    answer(code, &json!({ "error": why.to_string() }))
+}
+
+/// 200 where `holds` can be proved at this moment, else 503.
+fn probe(sidecar: &Sidecar, holds: impl FnOnce(&Standing) -> bool) -> Response {
+    let Some(own) = &sidecar.own else {
+        let why = "this sidecar campaigns in no election: start it with --election";
+        return refusal(StatusCode::NOT_FOUND, why);
+    };
+    let standing = own.standing();
+    let code = if holds(&standing) { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    answer(code, &standing.to_json(&own.election))
+}
+
+async fn leader(State(sidecar): State<Sidecar>) -> Response {
+    probe(&sidecar, |standing| matches!(standing, Standing::Me(..)))
+}
+
+async fn standby(State(sidecar): State<Sidecar>) -> Response {
+    probe(&sidecar, |standing| matches!(standing, Standing::Another(_) | Standing::Nobody))
+}
+
+async fn ready(State(sidecar): State<Sidecar>) -> Response {
+    let Some(client) = sidecar.client.get() else { return not_connected() };
+    let known = match standing(&sidecar) {
+        Some(standing) => standing != Standing::Unknown,
+        None => client.status().await.is_ok(),
+    };
+    if known {
+        "ok\n".into_response()
+    } else {
+        refusal(StatusCode::SERVICE_UNAVAILABLE, "lockd does not answer")
+    }
+}
+
+async fn started(State(sidecar): State<Sidecar>) -> Response {
+    match sidecar.client.get() {
+        Some(_) => "ok\n".into_response(),
+        None => not_connected(),
+    }
+}
+
+fn not_connected() -> Response {
+    refusal(StatusCode::SERVICE_UNAVAILABLE, "no lockd has answered yet")
+}
+
+async fn election(State(sidecar): State<Sidecar>, Path(path): Path<String>) -> Response {
+    let (name, events) = match path.strip_suffix("/events") {
+        Some(name) => (name, true),
+        None => (path.as_str(), false),
+    };
+    let own = sidecar.own.as_ref().filter(|own| own.election == name);
+    if events {
+        return follow(&sidecar, name);
+    }
+    if let Some(own) = own {
+        let standing = own.standing();
+        return shown(&standing, name);
+    }
+    let Some(client) = sidecar.client.get() else { return not_connected() };
+    match Standing::ask(client, name).await {
+        Ok(standing) => shown(&standing, name),
+        Err(error) => failed(&error),
+    }
+}
+
+fn shown(standing: &Standing, name: &str) -> Response {
+    let code = match standing {
+        Standing::Unknown => StatusCode::SERVICE_UNAVAILABLE,
+        Standing::Me(..) | Standing::Another(_) | Standing::Nobody => StatusCode::OK,
+    };
+    answer(code, &standing.to_json(name))
+}
+
+/// Where news of an election come from.
+enum Source {
+    Own(Changes),
+    Other(Box<Observation>),
+}
+
+impl Source {
+    async fn next(&mut self) -> Option<Standing> {
+        match self {
+            Self::Own(changes) => Some(changes.next().await),
+            // What can't be observed at all, such as a bad name, is refused before.
+            Self::Other(observation) => observation.next().await.ok().map(Standing::from),
+        }
+    }
+}
+
+fn follow(sidecar: &Sidecar, name: &str) -> Response {
+    let Ok(permit) = sidecar.streams.clone().try_acquire_owned() else {
+        return refusal(StatusCode::TOO_MANY_REQUESTS, "too many streams of events");
+    };
+    let own = sidecar.own.as_ref().filter(|own| own.election == name);
+    let source = match (own, sidecar.client.get()) {
+        (Some(own), _) => Source::Own(own.changes()),
+        (None, Some(client)) => Source::Other(Box::new(client.election(name).observe())),
+        (None, None) => return not_connected(),
+    };
+    let events = events(source, name.to_owned(), permit);
+    let events = events.take_until(sidecar.end.clone().cancelled_owned());
+    Sse::new(events).keep_alive(KeepAlive::default()).into_response()
+}
+
+fn events(
+    source: Source,
+    name: String,
+    permit: OwnedSemaphorePermit,
+) -> impl Stream<Item = Result<Event, Infallible>> {
+    stream::unfold((source, name, permit), async |(mut source, name, permit)| {
+        let standing = source.next().await?;
+        let event = Event::default().event("election").data(standing.to_json(&name).to_string());
+        Some((Ok(event), (source, name, permit)))
+    })
+}
+
+async fn resign(State(sidecar): State<Sidecar>, Path(path): Path<String>) -> Response {
+    let Some(name) = path.strip_suffix(":resign") else {
+        return refusal(StatusCode::NOT_FOUND, "only :resign can be posted to an election");
+    };
+    let Some(own) = sidecar.own.as_ref().filter(|own| own.election == name) else {
+        return refusal(StatusCode::NOT_FOUND, "this sidecar does not campaign in that election");
+    };
+    let Some(reign) = own.reigns() else {
+        return refusal(StatusCode::CONFLICT, "this sidecar does not lead");
+    };
+    own.resign.notify_waiters();
+    match tokio::time::timeout(RESIGN, reign.context.cancelled()).await {
+        Ok(_) => {
+            answer(StatusCode::OK, &json!({ "election": name, "token": reign.token.to_string() }))
+        }
+        Err(_) => refusal(StatusCode::SERVICE_UNAVAILABLE, "it has not resigned yet"),
+    }
+}
+
+/// What is asked for beside the name.
+#[derive(Default)]
+struct Asked {
+    terms: Terms,
+    token: Option<FencingToken>,
+}
+
+fn asked(query: &HashMap<String, String>) -> Result<Asked, String> {
+    let mut asked = Asked::default();
+    for (key, value) in query {
+        let wrong = |why: String| format!("{key}={value}: {why}");
+        match key.as_str() {
+            "wait" => asked.terms.wait = Some(duration(value).map_err(wrong)?),
+            "ttl" => asked.terms.ttl = Some(duration(value).map_err(wrong)?),
+            "token" => {
+                let token = value.parse().ok().and_then(FencingToken::new);
+                asked.token = Some(token.ok_or_else(|| wrong("not a token".to_owned()))?);
+            }
+            _ => return Err(format!("{key} is unknown: there are wait, ttl and token")),
+        }
+    }
+    Ok(asked)
+}
+
+async fn lock(
+    State(sidecar): State<Sidecar>,
+    Path(path): Path<String>,
+    Query(query): Query<HashMap<String, String>>,
+) -> Response {
+    let Asked { terms, token } = match asked(&query) {
+        Ok(asked) => asked,
+        Err(why) => return refusal(StatusCode::BAD_REQUEST, why),
+    };
+    let Some(client) = sidecar.client.get() else { return not_connected() };
+    match path.rsplit_once(':') {
+        Some((name, "acquire")) => acquire(&sidecar, client, name, terms).await,
+        Some((name, "ensure")) => ensure(&sidecar, client, name, token, terms).await,
+        Some((name, "release")) => release(&sidecar, name, token).await,
+        _ => refusal(StatusCode::NOT_FOUND, "a lock has :acquire, :ensure and :release"),
+    }
+}
+
+async fn acquire(sidecar: &Sidecar, client: &Client, name: &str, terms: Terms) -> Response {
+    if !sidecar.locks.has_room() {
+        let why = format!("this app holds {MOST} locks: release some");
+        return refusal(StatusCode::TOO_MANY_REQUESTS, why);
+    }
+    match sidecar.locks.acquire(client, name, terms).await {
+        Ok(holds) => held(name, holds),
+        Err(error) => failed(&error),
+    }
+}
+
+async fn ensure(
+    sidecar: &Sidecar,
+    client: &Client,
+    name: &str,
+    token: Option<FencingToken>,
+    terms: Terms,
+) -> Response {
+    match (sidecar.locks.find(name, token), token) {
+        (Found::Held(holds), _) => held(name, holds),
+        (Found::Unknown, None) => acquire(sidecar, client, name, terms).await,
+        (Found::Lost, _) | (Found::Unknown, Some(_)) => lost(),
+    }
+}
+
+async fn release(sidecar: &Sidecar, name: &str, token: Option<FencingToken>) -> Response {
+    match sidecar.locks.release(name, token).await {
+        Some(Ok(Released::Released)) => answer(StatusCode::OK, &json!({ "name": name })),
+        Some(Ok(Released::Unknown)) => {
+            let why = "nobody has answered: it is free when its lease ends";
+            refusal(StatusCode::SERVICE_UNAVAILABLE, why)
+        }
+        Some(Ok(Released::AlreadyLost)) | None => lost(),
+        Some(Err(error)) => failed(&error),
+    }
+}
+
+fn held(name: &str, Holds { token, valid_for }: Holds) -> Response {
+    let left = u64::try_from(valid_for.as_millis()).unwrap_or(u64::MAX);
+    let body = json!({ "name": name, "token": token.to_string(), "valid_for_ms": left });
+    answer(StatusCode::OK, &body)
+}
+
+fn lost() -> Response {
+    refusal(StatusCode::GONE, "this app does not hold it, or no longer")
+}
+
+fn failed(error: &Error) -> Response {
+    let code = match error.kind() {
+        ErrorKind::Busy => StatusCode::CONFLICT,
+        ErrorKind::WaitExpired => StatusCode::REQUEST_TIMEOUT,
+        ErrorKind::Lost => StatusCode::GONE,
+        ErrorKind::InvalidArgument => StatusCode::BAD_REQUEST,
+        _ => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    refusal(code, error)
+}

@@ -1,0 +1,164 @@
+//! Campaigns, leads, and campaigns again.
+//!
+//! ```text
+//! campaigning ──► leading ── resigns ─► on-lost ─► released
+//!                    └── safe-until − grace ─► on-lost, the app is stopped ─► safe-until: killed
+//! ```
+//!
+//! Before it gives up what it has, nobody is told any more that it leads.
+
+use std::time::Duration;
+
+use lockd_client::{Context, Election, Leadership};
+use lockd_proto::retry::{Policy, Retry};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    app::App,
+    elections::{Own, Reign},
+    hooks::Hooks,
+    state_file::StateFile,
+};
+use crate::cli::run::grace_of;
+
+/// Takes part in an election for as long as the sidecar runs.
+#[derive(Debug)]
+pub(super) struct Candidate {
+    pub(super) election: Election,
+    pub(super) own: Own,
+    pub(super) hooks: Hooks,
+    pub(super) state_file: Option<StateFile>,
+    pub(super) app: Option<App>,
+    pub(super) ttl: Duration,
+    /// How long the app may take to end when the sidecar is told to stop.
+    pub(super) drain: Duration,
+    pub(super) stop: CancellationToken,
+}
+
+/// Why a reign ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Over {
+    /// It is to stop, or the app has died.
+    Stop,
+    /// Somebody has asked for it, who says why.
+    Asked(String),
+    /// The lease can't be renewed, or an operator has stepped in.
+    Lost,
+}
+
+impl Candidate {
+    /// Runs until the sidecar is to stop. What is held is released then.
+    pub(super) async fn run(self) {
+        let mut retry = Retry::new(Policy::default());
+        self.tell(None).await;
+        while !self.stop.is_cancelled() {
+            let context = Context::background();
+            let campaign = self.election.campaign(&context, self.own.identity.as_str());
+            let elected = tokio::select! {
+                biased;
+                () = self.stop.cancelled() => break,
+                () = self.app_died() => {
+                    tracing::info!("the app has ended: not campaigning any more");
+                    self.stop.cancel();
+                    break;
+                }
+                elected = campaign => elected,
+            };
+            match elected {
+                Ok(leadership) => {
+                    retry.reset();
+                    self.lead(leadership).await;
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "campaigning again");
+                    let pause = retry.next_delay().unwrap_or_default();
+                    self.stop.run_until_cancelled(tokio::time::sleep(pause)).await;
+                }
+            }
+        }
+    }
+
+    async fn lead(&self, leadership: Leadership) {
+        let token = leadership.token();
+        let (context, over) = leadership.context().with_cancel();
+        let reign = Reign { token, context };
+        tracing::info!(election = self.own.election, %token, "leading");
+        self.own.reign.send_replace(Some(reign.clone()));
+        self.tell(Some(&reign)).await;
+        let elected = self.hooks.elected(token);
+        let why = self.end(&leadership, &reign).await;
+        over.cancel();
+        tracing::info!(election = self.own.election, %token, ?why, "leading no longer");
+        self.tell(None).await;
+        drop(elected);
+        let left = leadership.context();
+        tokio::join!(self.hooks.lost(token, &left), self.stop_app(&why, &left));
+        if let Err(error) = leadership.resign().await {
+            tracing::warn!(%error, "the leadership ends with its lease");
+        }
+        if why == Over::Stop {
+            self.stop.cancel();
+        }
+    }
+
+    /// Waits until the reign has to end, and says why.
+    async fn end(&self, leadership: &Leadership, reign: &Reign) -> Over {
+        let grace = grace_of(self.ttl);
+        tokio::select! {
+            biased;
+            _ = leadership.lost() => Over::Lost,
+            () = self.told_to_stop() => Over::Stop,
+            reason = leadership.yield_requested() => Over::Asked(reason),
+            () = self.own.resign.notified() => Over::Asked("the app has asked for it".to_owned()),
+            () = self.renewed(reign, grace) => Over::Lost,
+        }
+    }
+
+    /// Keeps the state file at what is true, until the lease ends within `grace`.
+    async fn renewed(&self, reign: &Reign, grace: Duration) {
+        loop {
+            let left = reign.valid_for();
+            let Some(spare) = left.checked_sub(grace).filter(|spare| !spare.is_zero()) else {
+                return;
+            };
+            self.tell(Some(reign)).await;
+            // A lease that is renewed is renewed five times in its length.
+            tokio::time::sleep(spare.min(self.ttl / 5)).await;
+        }
+    }
+
+    /// Waits until the sidecar is to stop and the app has had its time to end, or has ended.
+    async fn told_to_stop(&self) {
+        let drained = async {
+            self.stop.cancelled().await;
+            if self.app.is_some() {
+                tokio::time::sleep(self.drain).await;
+            }
+        };
+        tokio::select! {
+            () = drained => {}
+            () = self.app_died() => {}
+        }
+    }
+
+    async fn app_died(&self) {
+        match &self.app {
+            Some(app) => app.died().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Stops the app where the leadership is lost: by SIGTERM, and before anybody else can lead by
+    /// SIGKILL.
+    async fn stop_app(&self, why: &Over, left: &Context) {
+        if let (Over::Lost, Some(app)) = (why, &self.app) {
+            app.stop(left).await;
+        }
+    }
+
+    async fn tell(&self, reign: Option<&Reign>) {
+        if let Some(file) = &self.state_file {
+            file.write(reign).await;
+        }
+    }
+}

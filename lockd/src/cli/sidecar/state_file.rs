@@ -1,0 +1,58 @@
+//! Whether it leads, in a file: for apps that read files only.
+
+use std::{
+    path::PathBuf,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use serde_json::{Value, json};
+
+use super::elections::{Own, Reign};
+
+/// A file that is replaced as a whole.
+#[derive(Debug)]
+pub(super) struct StateFile {
+    path: PathBuf,
+    election: String,
+    identity: String,
+}
+
+impl StateFile {
+    pub(super) fn new(path: PathBuf, own: &Own) -> Self {
+        Self { path, election: own.election.clone(), identity: own.identity.clone() }
+    }
+
+    /// Says what is true now. A reader that finds `valid_until_unix_ms` in the past knows that nobody
+    /// writes any more.
+    pub(super) async fn write(&self, reign: Option<&Reign>) {
+        let state = self.state(reign);
+        if let Err(error) = self.replace(&state).await {
+            tracing::error!(%error, path = %self.path.display(), "the state file can't be written");
+        }
+    }
+
+    fn state(&self, reign: Option<&Reign>) -> Value {
+        json!({
+            "election": self.election,
+            "identity": self.identity,
+            "leader": reign.is_some(),
+            "token": reign.map(|reign| reign.token.to_string()),
+            "valid_until_unix_ms": reign.map(valid_until_unix_ms),
+        })
+    }
+
+    async fn replace(&self, state: &Value) -> std::io::Result<()> {
+        // In the same folder, so that it can be renamed.
+        let mut beside = self.path.clone().into_os_string();
+        beside.push(format!(".{}", std::process::id()));
+        tokio::fs::write(&beside, format!("{state}\n")).await?;
+        tokio::fs::rename(&beside, &self.path).await
+    }
+}
+
+#[allow(clippy::disallowed_methods, reason = "the app reads the same clock of the same machine")]
+fn valid_until_unix_ms(reign: &Reign) -> u64 {
+    let until = SystemTime::now() + reign.valid_for();
+    let since = until.duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
