@@ -25,6 +25,7 @@ mod primitives;
 mod python;
 mod redis;
 mod resume;
+mod sidecar;
 mod store;
 mod store_outage;
 mod watching;

@@ -15,12 +15,7 @@ mod hooks;
 mod locks;
 mod state_file;
 
-use std::{
-    net::{Ipv4Addr, SocketAddr},
-    path::PathBuf,
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use axum::Router;
 use clap::Args as ClapArgs;
@@ -45,9 +40,6 @@ use super::{
     serve::{init_logs, listen, stop_on_signals},
 };
 use crate::{config::LogFormat, serve::Lifecycle};
-
-/// Where the old `leader-elector` listened.
-const LEADER_ELECTOR: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 4040);
 
 /// How many streams of events there may be at a time.
 const STREAMS: usize = 64;
@@ -92,9 +84,13 @@ pub(super) struct Args {
     #[command(flatten)]
     reign: ReignArgs,
 
-    /// Answer also as this did: `leader-elector` on port 4040
+    /// Answer also as another program did that this one takes the place of
     #[arg(long, value_name = "WHAT", requires = "election")]
     compat: Option<Compat>,
+
+    /// Where to do so
+    #[arg(long, value_name = "ADDR", requires = "compat", default_value = "127.0.0.1:4040")]
+    compat_listen: SocketAddr,
 
     /// Which log lines to write
     #[arg(long, value_name = "FILTER", env = "LOCKD_LOG", default_value = "info")]
@@ -155,7 +151,7 @@ pub(super) async fn run(args: Args, globals: &Globals) -> Result<Exit, Failure> 
     let app = args.reign.watch_pid.map(App::find).transpose()?;
     let listener = listen("--listen", args.listen).await?;
     let compat = match args.compat {
-        Some(Compat::LeaderElector) => Some(listen("--compat", LEADER_ELECTOR.into()).await?),
+        Some(Compat::LeaderElector) => Some(listen("--compat-listen", args.compat_listen).await?),
         None => None,
     };
     stop_on_signals(&life)?;
@@ -169,12 +165,15 @@ pub(super) async fn run(args: Args, globals: &Globals) -> Result<Exit, Failure> 
         end: life.end.clone(),
     };
     let at = listener.local_addr().map_err(Failure::internal)?;
+    let mut ready = format!("lockd sidecar listening http={at}");
     life.tasks.spawn("http", serve(listener, api::routes(sidecar.clone()), life.end.clone()));
     if let Some(listener) = compat {
+        let at = listener.local_addr().map_err(Failure::internal)?;
+        ready.push_str(&format!(" compat={at}"));
         let answers = api::leader_elector(sidecar.clone());
         life.tasks.spawn("compat", serve(listener, answers, life.end.clone()));
     }
-    output::print(&format!("lockd sidecar listening http={at}"))?;
+    output::print(&ready)?;
     if connect(&globals.target, &name, &client, &life.stop).await
         && let (Some(own), Some(told), Some(client)) = (own, told, client.get())
     {
@@ -220,8 +219,7 @@ async fn connect(
 ) -> bool {
     let mut retry = Retry::new(Policy::default());
     loop {
-        let Some(connected) =
-            stop.run_until_cancelled(target.connect_as(name.to_owned())).await
+        let Some(connected) = stop.run_until_cancelled(target.connect_as(name.to_owned())).await
         else {
             return false;
         };

@@ -1,0 +1,134 @@
+//! The sidecar: what an app in any language is told over HTTP, and what is run for it.
+
+mod app;
+mod elections;
+mod locks;
+
+use std::{path::PathBuf, process::Stdio, time::Duration};
+
+use integration_tests::{daemon::lockd_binary, eventually};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncBufReadExt as _, BufReader},
+    process::{Child, Command},
+};
+
+use crate::world::{SOON, World};
+
+/// A leadership that is soon over when nobody renews it.
+const TTL: Duration = Duration::from_secs(3);
+
+/// A sidecar that runs, and the folder in which its commands write. Killed when dropped.
+struct Sidecar {
+    child: Child,
+    url: String,
+    /// Where it answers as another program did.
+    compat: Option<String>,
+    dir: TempDir,
+}
+
+/// What it has answered.
+#[derive(Debug)]
+struct Answer {
+    code: u16,
+    body: String,
+}
+
+impl Answer {
+    #[track_caller]
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+}
+
+impl Sidecar {
+    /// A candidate of this name in the election `e`.
+    async fn candidate(world: &World, name: &str, args: &[&str]) -> Self {
+        let ttl = format!("{}s", TTL.as_secs());
+        let own = ["--election", "e", "--identity", name, "--ttl", &ttl];
+        Self::start(world, &[&own, args].concat()).await
+    }
+
+    async fn start(world: &World, args: &[&str]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let addrs: Vec<_> = world.daemons.iter().map(integration_tests::Daemon::url).collect();
+        let mut child = Command::new(lockd_binary())
+            .args(["sidecar", "--listen", "127.0.0.1:0", "--addr", &addrs.join(",")])
+            .args(args)
+            .env("LOCKD_LOG", "error")
+            .current_dir(dir.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let mut said = BufReader::new(child.stdout.take().unwrap()).lines();
+        let line = said.next_line().await.unwrap().expect("it says where it listens");
+        let at = line.strip_prefix("lockd sidecar listening http=").expect("an address");
+        let (at, compat) = match at.split_once(" compat=") {
+            Some((at, compat)) => (at, Some(compat.to_owned())),
+            None => (at, None),
+        };
+        Self { child, url: format!("http://{at}"), compat, dir }
+    }
+
+    async fn ask(&self, method: reqwest::Method, path: &str) -> Answer {
+        let request = reqwest::Client::new().request(method, format!("{}{path}", self.url));
+        let response = request.send().await.unwrap();
+        let code = response.status().as_u16();
+        Answer { code, body: response.text().await.unwrap() }
+    }
+
+    async fn get(&self, path: &str) -> Answer {
+        self.ask(reqwest::Method::GET, path).await
+    }
+
+    async fn post(&self, path: &str) -> Answer {
+        self.ask(reqwest::Method::POST, path).await
+    }
+
+    /// Waits until a path is answered with this code.
+    async fn answers(&self, path: &str, code: u16) -> Answer {
+        eventually(&format!("{path} is answered with {code}"), SOON, async || {
+            let answer = self.get(path).await;
+            if answer.code == code { Ok(answer) } else { Err(answer) }
+        })
+        .await
+    }
+
+    /// Waits until it leads, and says by which token.
+    async fn leads(&self) -> u64 {
+        let answer = self.answers("/leader", 200).await.json();
+        answer["token"].as_str().unwrap().parse().unwrap()
+    }
+
+    fn path(&self, file: &str) -> PathBuf {
+        self.dir.path().join(file)
+    }
+
+    fn read(&self, file: &str) -> String {
+        std::fs::read_to_string(self.path(file)).unwrap_or_default()
+    }
+
+    /// Waits until a file that its commands write is this.
+    async fn writes(&self, file: &str, text: &str) {
+        eventually(&format!("{file} is {text:?}"), SOON, async || {
+            let found = self.read(file);
+            if found == text { Ok(()) } else { Err(found) }
+        })
+        .await;
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = self.child.id().and_then(|pid| Pid::from_raw(pid.cast_signed())).unwrap();
+        kill_process(pid, signal).unwrap();
+    }
+
+    /// Waits until it has ended, and says by which code.
+    async fn ended(&mut self) -> Option<i32> {
+        let ended = tokio::time::timeout(SOON, self.child.wait()).await;
+        ended.expect("the sidecar ends").unwrap().code()
+    }
+}

@@ -1,0 +1,88 @@
+//! A leadership that is bound to the app's process.
+
+use rustix::process::Signal;
+use tokio::{
+    process::{Child, Command},
+    time::Instant,
+};
+
+use super::{Sidecar, TTL};
+use crate::world::World;
+
+/// An app, by `sh`: killed when dropped.
+fn app(script: &str) -> Child {
+    Command::new("sh").args(["-c", script]).kill_on_drop(true).spawn().unwrap()
+}
+
+async fn leads_for(world: &World, app: &Child) -> Sidecar {
+    let pid = app.id().unwrap().to_string();
+    let sidecar = Sidecar::candidate(world, "first", &["--watch-pid", &pid]).await;
+    sidecar.leads().await;
+    sidecar
+}
+
+#[tokio::test]
+async fn an_app_that_dies_is_followed_at_once() {
+    let world = World::embedded().await;
+    let mut app = app("exec sleep 100");
+    let mut sidecar = leads_for(&world, &app).await;
+    let second = Sidecar::candidate(&world, "second", &[]).await;
+    second.answers("/standby", 200).await;
+    app.start_kill().unwrap();
+    let killed = Instant::now();
+    second.leads().await;
+    assert!(killed.elapsed() < TTL / 2, "nobody waits for the lease: {:?}", killed.elapsed());
+    assert_eq!(sidecar.ended().await, Some(0));
+}
+
+#[tokio::test]
+async fn an_app_that_drains_is_waited_for() {
+    let world = World::embedded().await;
+    let mut app = app("exec sleep 100");
+    let mut sidecar = leads_for(&world, &app).await;
+    let second = Sidecar::candidate(&world, "second", &[]).await;
+    second.answers("/standby", 200).await;
+    sidecar.signal(Signal::TERM);
+    // Longer than the lease: it is renewed for as long as the app needs.
+    let told = Instant::now();
+    while told.elapsed() < TTL + TTL / 2 {
+        assert_eq!(sidecar.get("/leader").await.code, 200, "the app is at it");
+        assert_eq!(second.get("/leader").await.code, 503);
+        tokio::time::sleep(TTL / 10).await;
+    }
+    app.kill().await.unwrap();
+    second.leads().await;
+    assert_eq!(sidecar.ended().await, Some(0));
+}
+
+#[tokio::test]
+async fn an_app_that_ignores_the_loss_is_killed_within_the_lease() {
+    let mut world = World::embedded().await;
+    let mut app = app("trap 'echo told' TERM; while :; do sleep 0.1; done");
+    let sidecar = leads_for(&world, &app).await;
+    world.first().freeze();
+    let frozen = Instant::now();
+    let status = app.wait().await.unwrap();
+    use std::os::unix::process::ExitStatusExt as _;
+    assert_eq!(status.signal(), Some(9));
+    assert!(frozen.elapsed() < TTL, "the lease was not outlived: {:?}", frozen.elapsed());
+    assert_eq!(sidecar.get("/leader").await.code, 503);
+    world.first().thaw();
+}
+
+#[tokio::test]
+async fn a_process_that_is_not_there_can_not_be_watched() {
+    let world = World::embedded().await;
+    let ended = Command::new(integration_tests::daemon::lockd_binary())
+        .args(["sidecar", "--listen", "127.0.0.1:0", "--election", "e", "--watch-pid", "4194304"])
+        .args(["--addr", &world.daemons[0].url()])
+        .output()
+        .await
+        .unwrap();
+    assert_eq!(ended.status.code(), Some(78));
+    let said = String::from_utf8(ended.stderr).unwrap();
+    assert!(
+        said.contains("--watch-pid 4194304") && said.contains("shareProcessNamespace"),
+        "{said}"
+    );
+}
