@@ -22,7 +22,7 @@ build: ## build everything, tests and examples included
 	@$(prepared) cargo build --workspace --bins --tests --examples
 
 .PHONY: test
-test: build test-images ## run every test, real etcd included
+test: build test-images deploy-check ## run every test, real etcd included
 	@$(prepared) cargo test --workspace $(TEST)
 
 # What to measure: make bench-context ONLY=redis
@@ -77,6 +77,10 @@ test-images: ## get or build the images that the tests need
 	@for name in etcd postgres redis; do \
 		image=$$(deploy/test-images/image.sh $$name) && echo "$$name: $$image" || exit 1; \
 	done
+
+.PHONY: deploy-check
+deploy-check: ## hold the Helm chart and the kustomizations against Kubernetes' schemas
+	@deploy/validate/run.sh
 
 .PHONY: clean
 clean: ## remove what was built, and the tools that setup fetched
