@@ -74,7 +74,7 @@ setup: ## install what the build needs beyond a Rust toolchain
 
 .PHONY: test-images
 test-images: ## get or build the images that the tests need
-	@for name in etcd postgres redis; do \
+	@for name in etcd postgres redis python; do \
 		image=$$(deploy/test-images/image.sh $$name) && echo "$$name: $$image" || exit 1; \
 	done
 

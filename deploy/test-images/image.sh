@@ -2,19 +2,20 @@
 # Prints the name of an image for the tests that this machine has, and gets one first if it has none: the
 # one that LOCKD_TEST_<NAME>_IMAGE names, else the official one, else one built here from Debian packages.
 #
-#   image.sh etcd | postgres | redis | zookeeper
+#   image.sh etcd | postgres | redis | zookeeper | python
 #
 #   LOCKD_TEST_<NAME>_IMAGE  the image to use, such as LOCKD_TEST_ETCD_IMAGE
 #   LOCKD_TEST_PULL_SECONDS  how long the registry may take to answer (default 10)
 #   LOCKD_DEBIAN_MIRROR      where packages come from (default http://deb.debian.org/debian)
 set -euo pipefail
 
-usage() { echo "usage: image.sh etcd|postgres|redis|zookeeper" >&2; exit 64; }
+usage() { echo "usage: image.sh etcd|postgres|redis|zookeeper|python" >&2; exit 64; }
 
 case ${1:-} in
 etcd) version=3.5.30 official=gcr.io/etcd-development/etcd:v$version ;;
 postgres) version=15 official=postgres:$version ;;
 redis) version=7 official=redis:$version ;;
+python) version=3 official=python:3.13-slim ;;
 # The official image takes its configuration from the environment; the benchmark's is from Debian.
 zookeeper) version=3.8 official=lockd-test-zookeeper:$version ;;
 *) usage ;;

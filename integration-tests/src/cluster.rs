@@ -64,6 +64,11 @@ impl EtcdCluster {
         cluster
     }
 
+    /// The name of its network, which has room for seven more.
+    pub(crate) fn network(&self) -> &str {
+        &self.network
+    }
+
     /// The URL of every member, in the order of their indices.
     pub fn endpoints(&self) -> Vec<String> {
         self.members.iter().map(Member::endpoint).collect()

@@ -12,6 +12,7 @@ pub(crate) enum Image {
     Postgres,
     Redis,
     ZooKeeper,
+    Python,
 }
 
 impl Image {
@@ -24,12 +25,13 @@ impl Image {
 
     /// Its name, asked for once in a process.
     pub(crate) fn name(self) -> &'static str {
-        static NAMES: [OnceLock<String>; 4] = [const { OnceLock::new() }; 4];
+        static NAMES: [OnceLock<String>; 5] = [const { OnceLock::new() }; 5];
         let (slot, word) = match self {
             Self::Etcd => (0, "etcd"),
             Self::Postgres => (1, "postgres"),
             Self::Redis => (2, "redis"),
             Self::ZooKeeper => (3, "zookeeper"),
+            Self::Python => (4, "python"),
         };
         NAMES[slot].get_or_init(|| {
             let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/test-images/image.sh");

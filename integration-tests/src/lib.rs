@@ -20,6 +20,7 @@ pub mod eventually;
 mod image;
 pub mod memory;
 pub mod peers;
+pub mod pods;
 pub mod proxy;
 pub mod writer;
 

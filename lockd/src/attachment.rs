@@ -25,6 +25,7 @@ use crate::{
     error::Error,
     keys::EntryId,
     locks::Change,
+    metrics,
     requests::{Acquire, Action, Reply, Requests},
     sessions::{Proven, Secret},
     store::{Op, Outcome, StoreError},
@@ -251,10 +252,19 @@ impl Attachment {
     }
 
     fn renew(&mut self, sequence: u64) {
-        self.heard = self.engine.clock.now();
+        let (now, ttl) = (self.engine.clock.now(), self.session.ttl().get());
+        let margin = ttl.saturating_sub(now.saturating_duration_since(self.heard));
+        self.heard = now;
         let (sessions, id, lease) =
             (self.engine.sessions.clone(), self.session.id, self.session.lease);
-        let renewal = async move { Done::Renewal(sequence, sessions.keep_alive(id, lease).await) };
+        let renewal = async move {
+            let renewed = sessions.keep_alive(id, lease).await;
+            match &renewed {
+                Ok(()) => metrics::renewed(margin),
+                Err(_) => metrics::not_renewed(),
+            }
+            Done::Renewal(sequence, renewed)
+        };
         self.begun.push(renewal.boxed());
     }
 
@@ -305,6 +315,7 @@ impl Attachment {
             match action {
                 Action::Submit(id, op) => self.submit(id, op),
                 Action::Tell(id, reply) => {
+                    metrics::told(&reply);
                     if !reply.is_interim() {
                         self.deadlines.forget(id);
                     }

@@ -14,7 +14,10 @@ use plan::{Kinds, Pending};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use crate::store::{Op, Outcome, Store, StoreError};
+use crate::{
+    metrics,
+    store::{Op, Outcome, Store, StoreError},
+};
 
 /// Writes that wait for a commit. Enough for a few full batches; beyond that callers wait.
 const QUEUE: usize = 4096;
@@ -118,7 +121,12 @@ async fn run(
 
 async fn commit(store: Arc<dyn Store>, batch: Vec<Submitted>) -> Committed {
     let ops = batch.iter().map(|write| write.op.clone()).collect();
+    let began = tokio::time::Instant::now();
     let result = store.commit(ops).await;
+    match &result {
+        Ok(_) => metrics::committed(batch.len(), began.elapsed()),
+        Err(_) => metrics::not_committed(),
+    }
     (batch, result)
 }
 

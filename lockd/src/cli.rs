@@ -16,6 +16,7 @@ mod get;
 mod leader;
 mod lock;
 mod ls;
+mod man;
 mod observe;
 mod once;
 mod output;
@@ -102,6 +103,8 @@ enum Command {
     Config(Box<config::Args>),
     /// Print a completion script for a shell
     Completion(completion::Args),
+    /// Write manual pages
+    Man(man::Args),
 }
 
 /// What every command is given.
@@ -153,6 +156,9 @@ fn run(command: Command, globals: &Globals) -> Result<Exit, Failure> {
     if let Command::Completion(args) = &command {
         return completion::run(args, &mut parser());
     }
+    if let Command::Man(args) = &command {
+        return man::run(args, parser());
+    }
     let runtime = runtime().map_err(Failure::internal)?;
     let exit = runtime.block_on(async {
         match command {
@@ -178,7 +184,7 @@ fn run(command: Command, globals: &Globals) -> Result<Exit, Failure> {
             Command::Dev(args) => dev::run(&args).await,
             Command::Sidecar(args) => sidecar::run(*args, globals).await,
             Command::Config(args) => config::run(&args, globals),
-            Command::Completion(_) => Ok(Exit::Success),
+            Command::Completion(_) | Command::Man(_) => Ok(Exit::Success),
         }
     });
     // A read of stdin can't be cancelled, and must not hold up the exit.

@@ -3,6 +3,7 @@
 mod admin;
 mod explain;
 mod lock;
+mod measure;
 mod session;
 mod status;
 mod stream;
@@ -22,6 +23,8 @@ use lockd_proto::v1::{
 use tokio::net::{TcpListener, TcpStream};
 use tonic::transport::{Server, server::TcpIncoming};
 use tonic_health::pb::health_server::{Health, HealthServer};
+
+use measure::Measure;
 
 use crate::{engine::Engine, serve::ServeError};
 
@@ -65,6 +68,7 @@ pub async fn serve<H: Health>(
     let api = Api { engine };
     let limit = MAX_MESSAGE_BYTES;
     Server::builder()
+        .layer(Measure)
         // Deadlines of callers are kept, and answered as such.
         .layer(ContextLayer::new())
         .http2_keepalive_interval(Some(PING_INTERVAL))

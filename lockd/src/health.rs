@@ -1,12 +1,12 @@
 //! Is this replica alive, and can it serve: `/livez`, `/readyz`, `/startupz`, and the same
-//! over gRPC's health service.
+//! over gRPC's health service. And how it is doing: `/metrics`.
 
 use std::{collections::HashMap, fmt::Write as _, time::Duration};
 
 use axum::{
     Router,
     extract::{Query, State},
-    http::StatusCode,
+    http::{HeaderName, StatusCode, header::CONTENT_TYPE},
     routing::get,
 };
 use lockd_proto::v1::{
@@ -15,14 +15,22 @@ use lockd_proto::v1::{
 use tonic::server::NamedService as _;
 use tonic_health::{ServingStatus, server::HealthReporter};
 
-use crate::{engine::Engine, grpc::Api};
+use crate::{engine::Engine, grpc::Api, metrics::Exporter};
+
+pub(crate) const JSON: [(HeaderName, &str); 1] = [(CONTENT_TYPE, "application/json")];
+
+/// <https://prometheus.io/docs/instrumenting/exposition_formats/#text-based-format>
+pub(crate) const TEXT: [(HeaderName, &str); 1] =
+    [(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
 
 /// How often gRPC's health service learns whether the view has grown stale.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The routes of the HTTP listener.
-pub fn routes(engine: Engine) -> Router {
+pub fn routes(engine: Engine, metrics: Exporter) -> Router {
+    let measured = engine.clone();
     Router::new()
+        .route("/metrics", get(async move || (TEXT, metrics.render(&measured))))
         .route("/livez", get(async || "ok\n"))
         .route("/readyz", get(ready))
         .route("/startupz", get(started))
@@ -70,13 +78,13 @@ async fn started(State(engine): State<Engine>) -> (StatusCode, &'static str) {
 }
 
 /// Keeps gRPC's health service at what `/readyz` says, until the replica ends.
-pub async fn report(engine: Engine, reporter: HealthReporter) {
+pub async fn report(engine: Engine, reporter: HealthReporter, metrics: Exporter) {
     let mut ticks = tokio::time::interval(REPORT_INTERVAL);
     let mut last = None;
     loop {
         tokio::select! {
             () = engine.end.cancelled() => return,
-            _ = ticks.tick() => {}
+            _ = ticks.tick() => metrics.tidy(),
         }
         let ready = engine.not_ready().is_none();
         if last.replace(ready) != Some(ready) {

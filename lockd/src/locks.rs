@@ -15,6 +15,7 @@ use crate::{
     engine::Engine,
     error::Error,
     keys::{self, EntryId, LockId},
+    metrics,
     mode::Mode,
     record::{EntryRecord, Mark, NoteRecord},
     requests::{Acquire, Action, LossCause, Owner, Released, Reply, Requests},
@@ -46,7 +47,9 @@ impl Engine {
         let record = EntryRecord { follower: follower::mark()?, ..(*acquire.record).clone() };
         let acquire = Acquire { record: Arc::new(record), ..acquire };
         let start = |requests: &mut Requests| requests.acquire(acquire, &self.view);
-        self.follow(&session, id, max_wait, start).await
+        let reply = self.follow(&session, id, max_wait, start).await?;
+        metrics::told(&reply);
+        Ok(reply)
     }
 
     /// Follows a request in a task of its own, from what `start` does to its end.

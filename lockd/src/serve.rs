@@ -8,9 +8,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     batcher::Batcher,
-    detector,
+    debug, detector,
     engine::{Attached, Engine, WorkingParts},
-    grpc, health, reaper,
+    grpc, health,
+    logs::Logs,
+    metrics::Exporter,
+    reaper,
     requests::Limits,
     sessions::Sessions,
     store::Store,
@@ -31,6 +34,10 @@ pub struct Replica {
     pub drain: Duration,
     /// How much there may be.
     pub limits: Limits,
+    /// Where what is counted is gathered.
+    pub metrics: Exporter,
+    /// What is logged.
+    pub logs: Logs,
 }
 
 /// Why a replica could not serve.
@@ -80,9 +87,11 @@ pub async fn run(
     let (reporter, health) = tonic_health::server::health_reporter();
     let stopped = || life.stop.clone().cancelled_owned();
     let grpc = grpc::serve(engine.clone(), health, replica.grpc, stopped());
-    let http =
-        axum::serve(replica.http, health::routes(engine.clone())).with_graceful_shutdown(stopped());
-    life.tasks.spawn("health", health::report(engine, reporter));
+    let routes = health::routes(engine.clone(), replica.metrics.clone())
+        .merge(debug::routes(life.tasks.clone(), replica.logs))
+        .into_make_service_with_connect_info::<SocketAddr>();
+    let http = axum::serve(replica.http, routes).with_graceful_shutdown(stopped());
+    life.tasks.spawn("health", health::report(engine, reporter, replica.metrics));
     on_ready(grpc_at, http_at);
     let served = tokio::select! {
         served = async { tokio::try_join!(grpc, async { http.await.map_err(ServeError::Http) }) } => {

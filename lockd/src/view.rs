@@ -92,6 +92,8 @@ struct State {
     /// Who waits for which revision.
     awaited: BTreeMap<Revision, Vec<oneshot::Sender<()>>>,
     listeners: Listeners,
+    /// How many entries wait.
+    waiting: usize,
 }
 
 /// What tells an entry from every other: a client may use a request id for several locks.
@@ -101,6 +103,8 @@ pub type Slot = (EntryId, LockId);
 #[derive(Debug, Default)]
 struct Lock {
     queue: Queue<Arc<Entry>>,
+    /// How many wait in it, as counted in all.
+    waiting: usize,
     /// What the queue was when that was last looked at.
     kind: Option<Kind>,
     story: Story,
@@ -130,6 +134,8 @@ pub struct Entry {
     pub modified: Revision,
     /// How it shares its locks.
     pub mode: Mode,
+    /// When it was first seen here, where that was as it happened.
+    pub seen: Option<Instant>,
     /// Its record. It is shared with the requests that made it.
     pub record: Arc<EntryRecord>,
 }
@@ -354,12 +360,7 @@ impl View {
     #[must_use]
     pub fn counts(&self) -> Counts {
         let state = self.lock();
-        let waiting = |lock: &Lock| lock.queue.len() - lock.queue.held();
-        Counts {
-            sessions: state.sessions.len(),
-            locks: state.locks.len(),
-            waiters: state.locks.values().map(waiting).sum(),
-        }
+        Counts { sessions: state.sessions.len(), locks: state.locks.len(), waiters: state.waiting }
     }
 
     /// Waits for the next confirmation, and says at which revision. Cancel safe.

@@ -48,3 +48,41 @@ async fn it_describes_its_services() {
         assert!(names.iter().any(|known| known == name), "{name} in {names:?}");
     }
 }
+
+/// A request to the daemon's HTTP port.
+async fn http(world: &World, method: reqwest::Method, path: &str, body: &str) -> (u16, String) {
+    let url = format!("http://{}{path}", world.daemons[0].http_addr());
+    let request = reqwest::Client::new().request(method, url).body(body.to_owned());
+    let response = request.send().await.unwrap();
+    (response.status().as_u16(), response.text().await.unwrap())
+}
+
+#[tokio::test]
+async fn its_tasks_are_listed_by_kind_with_their_ages() {
+    let world = World::embedded().await;
+    let client = world.client().await;
+    let held = client.lock("l").acquire(&crate::world::soon()).await.unwrap();
+    let (code, tasks) = http(&world, reqwest::Method::GET, "/debug/tasks", "").await;
+    let tasks: serde_json::Value = serde_json::from_str(&tasks).unwrap();
+    assert_eq!((code, &tasks["attachment"]["count"]), (200, &serde_json::json!(1)), "{tasks}");
+    assert!(tasks["attachment"]["ages_ms"][0].is_u64() && tasks["reaper"]["count"] == 1, "{tasks}");
+    held.release().await.unwrap();
+    client.shutdown().await;
+    integration_tests::eventually("the stream's task is gone", SOON, async || {
+        let (_, tasks) = http(&world, reqwest::Method::GET, "/debug/tasks", "").await;
+        if tasks.contains("attachment") { Err(tasks) } else { Ok(()) }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_it_logs_can_be_changed_while_it_runs() {
+    let world = World::embedded().await;
+    let (code, before) = http(&world, reqwest::Method::GET, "/debug/log", "").await;
+    assert_eq!((code, before.as_str()), (200, "info\n"));
+    let (code, why) = http(&world, reqwest::Method::PUT, "/debug/log", "lockd=loud").await;
+    assert!(code == 400 && why.contains("lockd=loud"), "{code} {why}");
+    let (code, now) = http(&world, reqwest::Method::PUT, "/debug/log", "lockd=trace\n").await;
+    assert_eq!((code, now.as_str()), (200, "lockd=trace\n"));
+    assert!(world.daemons[0].stderr().contains("the log's filter was changed"));
+}

@@ -60,7 +60,8 @@ impl Counted {
     /// Takes the place of a daemon.
     async fn instead_of(daemon: &mut Daemon) -> Self {
         let counted = Self { dir: tempfile::tempdir().unwrap() };
-        let (program, socket) = (lockd_binary().with_file_name("counted"), counted.socket());
+        let (program, socket) =
+            (lockd_binary().with_file_name("examples").join("counted"), counted.socket());
         daemon.restart_as(program, "COUNTED_SOCKET", socket.as_os_str()).await;
         counted
     }

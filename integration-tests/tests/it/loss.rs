@@ -80,7 +80,7 @@ async fn a_unary_caller_that_goes_away_leaves_the_queue(world: World) {
 }
 
 /// The unary API without tonic's own limit at the client, which would be first.
-async fn without_a_limit(daemon: &Daemon) -> LockServiceClient<impl Plain> {
+pub(crate) async fn without_a_limit(daemon: &Daemon) -> LockServiceClient<impl Plain> {
     let stream = tokio::net::TcpStream::connect(daemon.grpc_addr()).await.unwrap();
     let (executor, io) = (TokioExecutor::new(), TokioIo::new(stream));
     let (sender, connection) = hyper::client::conn::http2::handshake(executor, io).await.unwrap();
@@ -90,7 +90,7 @@ async fn without_a_limit(daemon: &Daemon) -> LockServiceClient<impl Plain> {
 }
 
 /// What tonic's clients ask of a connection.
-trait Plain:
+pub(crate) trait Plain:
     tower::Service<
         http::Request<tonic::body::Body>,
         Response = http::Response<hyper::body::Incoming>,

@@ -20,6 +20,8 @@ mod introspection;
 mod layers;
 mod leaks;
 mod loss;
+mod metrics;
+mod pods;
 mod postgres;
 mod primitives;
 mod python;

@@ -2,6 +2,7 @@
 
 mod app;
 mod elections;
+mod label;
 mod locks;
 
 use std::{path::PathBuf, process::Stdio, time::Duration};
@@ -24,6 +25,8 @@ const TTL: Duration = Duration::from_secs(3);
 struct Sidecar {
     child: Child,
     url: String,
+    /// Where it serves probes.
+    probes: Option<String>,
     /// Where it answers as another program did.
     compat: Option<String>,
     dir: TempDir,
@@ -51,27 +54,42 @@ impl Sidecar {
         Self::start(world, &[&own, args].concat()).await
     }
 
-    async fn start(world: &World, args: &[&str]) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+    fn command(world: &World, args: &[&str]) -> Command {
         let addrs: Vec<_> = world.daemons.iter().map(integration_tests::Daemon::url).collect();
-        let mut child = Command::new(lockd_binary())
+        let mut command = Command::new(lockd_binary());
+        command
             .args(["sidecar", "--listen", "127.0.0.1:0", "--addr", &addrs.join(",")])
             .args(args)
             .env("LOCKD_LOG", "error")
-            .current_dir(dir.path())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
+            .kill_on_drop(true);
+        command
+    }
+
+    /// What a sidecar says that can't start as it was asked to.
+    async fn refused(world: &World, args: &[&str]) -> String {
+        let ended = Self::command(world, args).stderr(Stdio::piped()).output().await.unwrap();
+        assert_eq!(ended.status.code(), Some(78), "{ended:?}");
+        String::from_utf8(ended.stderr).unwrap()
+    }
+
+    async fn start(world: &World, args: &[&str]) -> Self {
+        Self::start_with(world, args, &[]).await
+    }
+
+    async fn start_with(world: &World, args: &[&str], env: &[(&str, &str)]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut command = Self::command(world, args);
+        let mut child = command.envs(env.iter().copied()).current_dir(dir.path()).spawn().unwrap();
         let mut said = BufReader::new(child.stdout.take().unwrap()).lines();
         let line = said.next_line().await.unwrap().expect("it says where it listens");
-        let at = line.strip_prefix("lockd sidecar listening http=").expect("an address");
-        let (at, compat) = match at.split_once(" compat=") {
-            Some((at, compat)) => (at, Some(compat.to_owned())),
-            None => (at, None),
+        let at = |what: &str| {
+            let found = line.split(' ').find_map(|word| word.strip_prefix(what)?.strip_prefix('='));
+            found.map(str::to_owned)
         };
-        Self { child, url: format!("http://{at}"), compat, dir }
+        let url = format!("http://{}", at("http").expect("an address"));
+        Self { child, url, probes: at("probes"), compat: at("compat"), dir }
     }
 
     async fn ask(&self, method: reqwest::Method, path: &str) -> Answer {

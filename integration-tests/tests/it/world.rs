@@ -20,7 +20,7 @@ pub(crate) const TTL: Duration = Duration::from_secs(2);
 
 /// The TTL of clients that are to hold what they hold: a busy machine may stop a test for a
 /// while.
-const LEASE: Duration = Duration::from_secs(6);
+pub(crate) const LEASE: Duration = Duration::from_secs(6);
 
 /// One or two daemons on one store.
 pub(crate) struct World {

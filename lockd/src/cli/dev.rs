@@ -5,9 +5,15 @@ use std::{net::SocketAddr, sync::Arc};
 use clap::Args as ClapArgs;
 use lockd_proto::clock::Clock;
 
-use super::{Exit, exit::Failure, output, serve};
+use super::{
+    Exit,
+    exit::Failure,
+    output,
+    serve::{self, Daemon},
+};
 use crate::{
     config::{Flags, Settings},
+    logs::Logs,
     serve::Lifecycle,
     store::embedded::EmbeddedStore,
 };
@@ -28,10 +34,11 @@ pub(super) async fn run(args: &Args) -> Result<Exit, Failure> {
     let flags = Flags { listen: args.listen, http_listen: args.http_listen, ..Flags::default() };
     serve::check_propagation()?;
     let settings = Settings::load(&flags)?;
-    serve::init_logs(&settings.log, settings.log_format)?;
+    let logs = Logs::start(&settings.log, settings.log_format)?;
     let life = Lifecycle::default();
     let store = EmbeddedStore::in_memory(Clock::system(), &life.tasks, life.end.clone())?;
-    serve::serve(&settings, Arc::new(store), life, |grpc, _| output::print(&welcome(grpc))).await
+    let daemon = Daemon { settings, logs, store: Arc::new(store), life };
+    serve::serve(daemon, |grpc, _| output::print(&welcome(grpc))).await
 }
 
 fn welcome(grpc: SocketAddr) -> String {

@@ -15,7 +15,9 @@ use tokio::{
 
 use super::{Exit, exit::Failure, output};
 use crate::{
-    config::{ConfigError, Flags, LogFormat, Settings, StoreKind},
+    config::{ConfigError, Flags, Settings, StoreKind},
+    logs::{LogError, Logs},
+    metrics::Exporter,
     serve::{self, Lifecycle, Replica},
     store::{Store, StoreError, embedded::EmbeddedStore, etcd::EtcdStore},
 };
@@ -38,7 +40,7 @@ pub(super) struct Args {
 pub(super) async fn run(args: &Args) -> Result<Exit, Failure> {
     check_propagation()?;
     let settings = Settings::load(&args.flags)?;
-    init_logs(&settings.log, settings.log_format)?;
+    let logs = Logs::start(&settings.log, settings.log_format)?;
     let life = Lifecycle::default();
     let mut refused = Arc::new(OnceLock::new());
     let store: Arc<dyn Store> = match settings.store {
@@ -55,18 +57,24 @@ pub(super) async fn run(args: &Args) -> Result<Exit, Failure> {
     let ready = |grpc: SocketAddr, http: SocketAddr| {
         output::print(&format!("lockd listening grpc={grpc} http={http}"))
     };
-    let served = serve(&settings, store, life, ready).await;
+    let served = serve(Daemon { settings, logs, store, life }, ready).await;
     match refused.get() {
         Some(error) => Err(Failure::from(StoreError::clone(error))),
         None => served,
     }
 }
 
+/// What a daemon is started with.
+pub(super) struct Daemon {
+    pub(super) settings: Settings,
+    pub(super) logs: Logs,
+    pub(super) store: Arc<dyn Store>,
+    pub(super) life: Lifecycle,
+}
+
 /// Serves until a signal arrives.
 pub(super) async fn serve(
-    settings: &Settings,
-    store: Arc<dyn Store>,
-    life: Lifecycle,
+    Daemon { settings, logs, store, life }: Daemon,
     ready: impl FnOnce(SocketAddr, SocketAddr) -> Result<(), Failure>,
 ) -> Result<Exit, Failure> {
     let replica = Replica {
@@ -75,6 +83,8 @@ pub(super) async fn serve(
         http: listen("--http-listen", settings.http_listen).await?,
         drain: settings.drain,
         limits: settings.limits(),
+        metrics: Exporter::install().map_err(Failure::internal)?,
+        logs,
     };
     stop_on_signals(&life)?;
     let mut printed = Ok(());
@@ -131,24 +141,10 @@ pub(super) fn check_propagation() -> Result<(), Failure> {
     Propagation::from_env().map(drop).map_err(|error| Failure::new(Exit::Config, error.to_string()))
 }
 
-pub(super) fn init_logs(filter: &str, format: LogFormat) -> Result<(), Failure> {
-    let filter = filter.parse::<tracing_subscriber::EnvFilter>().map_err(|error| {
-        Failure::new(Exit::Config, format!("log {filter:?} is no filter: {error}"))
-    })?;
-    let logs = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::env::var_os("NO_COLOR").is_none() && stderr_is_terminal());
-    match format {
-        LogFormat::Text => logs.init(),
-        LogFormat::Json => logs.json().init(),
+impl From<LogError> for Failure {
+    fn from(error: LogError) -> Self {
+        Self::new(Exit::Config, error.to_string())
     }
-    Ok(())
-}
-
-fn stderr_is_terminal() -> bool {
-    use std::io::IsTerminal as _;
-    std::io::stderr().is_terminal()
 }
 
 impl From<ConfigError> for Failure {

@@ -11,35 +11,38 @@ mod api;
 mod app;
 mod candidate;
 mod elections;
+mod forward;
 mod hooks;
+mod label;
+mod listeners;
 mod locks;
+mod metrics;
+mod socket;
 mod state_file;
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use axum::Router;
 use clap::Args as ClapArgs;
 use lockd_client::Client;
 use lockd_proto::retry::{Policy, Retry};
-use tokio::{
-    net::TcpListener,
-    sync::{OnceCell, Semaphore},
-};
+use tokio::sync::{OnceCell, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    app::App, candidate::Candidate, elections::Own, hooks::Hooks, locks::Locks,
+    app::App,
+    candidate::Candidate,
+    elections::{Own, Told},
+    forward::Forward,
+    hooks::Hooks,
+    label::{Label, PodLabel},
+    listeners::{ListenArgs, Listeners},
+    locks::Locks,
     state_file::StateFile,
 };
 use super::{
-    Exit, Globals,
-    connect::Target,
-    exit::Failure,
-    output,
-    run::duration,
-    serve::{init_logs, listen, stop_on_signals},
+    Exit, Globals, connect::Target, exit::Failure, output, run::duration, serve::stop_on_signals,
 };
-use crate::{config::LogFormat, serve::Lifecycle};
+use crate::{config::LogFormat, logs::Logs, serve::Lifecycle};
 
 /// How many streams of events there may be at a time.
 const STREAMS: usize = 64;
@@ -57,17 +60,16 @@ stopped, asked to resign, or the app has died.
   POST /v1/locks/NAME:acquire?wait=5s   200 with a token, 409 held, 408 the wait is over
   POST /v1/locks/NAME:ensure?token=N    200 still held, 410 lost
   POST /v1/locks/NAME:release?token=N   200 released, 410 lost before
-  GET  /livez  /readyz  /startupz  /v1/ready
+  GET  /livez  /readyz  /startupz  /v1/ready  /metrics
+  and lockd's own gRPC API, for apps that speak it
 
 Examples:
   lockd sidecar --election scheduler
   lockd sidecar --election scheduler --on-elected ./start.sh --on-lost ./stop.sh
   curl -sf http://127.0.0.1:7422/leader && ./only-on-the-leader.sh")]
 pub(super) struct Args {
-    /// Where to serve HTTP; port 0 picks a free one
-    #[arg(long, value_name = "ADDR", env = "LOCKD_SIDECAR_LISTEN")]
-    #[arg(default_value = "127.0.0.1:7422")]
-    listen: SocketAddr,
+    #[command(flatten)]
+    listen: ListenArgs,
 
     /// The election to campaign in
     #[arg(long, value_name = "NAME", env = "LOCKD_SIDECAR_ELECTION")]
@@ -83,14 +85,6 @@ pub(super) struct Args {
 
     #[command(flatten)]
     reign: ReignArgs,
-
-    /// Answer also as another program did that this one takes the place of
-    #[arg(long, value_name = "WHAT", requires = "election")]
-    compat: Option<Compat>,
-
-    /// Where to do so
-    #[arg(long, value_name = "ADDR", requires = "compat", default_value = "127.0.0.1:4040")]
-    compat_listen: SocketAddr,
 
     /// Which log lines to write
     #[arg(long, value_name = "FILTER", env = "LOCKD_LOG", default_value = "info")]
@@ -116,6 +110,10 @@ struct ReignArgs {
     #[arg(long, value_name = "PATH", requires = "election")]
     state_file: Option<PathBuf>,
 
+    /// A label of its own pod, such as role=leader,standby; off before anybody else leads
+    #[arg(long, value_name = "KEY=LEADER,STANDBY", requires = "election")]
+    pod_label: Option<Label>,
+
     /// The process of the app: leads while that lives, and lets go at once when it dies
     #[arg(long, value_name = "PID", requires = "election")]
     watch_pid: Option<i32>,
@@ -125,13 +123,6 @@ struct ReignArgs {
     drain: Duration,
 }
 
-/// Whose answers it gives as well.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Compat {
-    /// Kubernetes' contrib/election: `{"name": "the leader"}`
-    LeaderElector,
-}
-
 /// What the handlers share.
 #[derive(Debug, Clone)]
 struct Sidecar {
@@ -139,6 +130,8 @@ struct Sidecar {
     client: Arc<OnceCell<Client>>,
     own: Option<Own>,
     locks: Locks,
+    /// The way on for gRPC calls.
+    forward: Forward,
     /// Room for streams of events.
     streams: Arc<Semaphore>,
     /// Cancelled when it has stopped.
@@ -146,37 +139,62 @@ struct Sidecar {
 }
 
 pub(super) async fn run(args: Args, globals: &Globals) -> Result<Exit, Failure> {
-    init_logs(&args.log, args.log_format)?;
+    Logs::start(&args.log, args.log_format)?;
     let life = Lifecycle::default();
-    let app = args.reign.watch_pid.map(App::find).transpose()?;
-    let listener = listen("--listen", args.listen).await?;
-    let compat = match args.compat {
-        Some(Compat::LeaderElector) => Some(listen("--compat-listen", args.compat_listen).await?),
-        None => None,
-    };
+    let bound = Bound::new(&args.reign, &life).await?;
+    let listeners = Listeners::bind(&args.listen).await?;
+    let metrics = metrics::install().map_err(Failure::internal)?;
     stop_on_signals(&life)?;
-    let (name, client) = (identity(&args), Arc::new(OnceCell::new()));
-    let (own, told) = args.election.clone().map(|name| Own::new(name, identity(&args))).unzip();
+    let name = identity(&args);
+    let (own, told) =
+        args.election.clone().map(|election| Own::new(election, name.clone())).unzip();
     let sidecar = Sidecar {
-        client: client.clone(),
-        own: own.clone(),
+        client: Arc::new(OnceCell::new()),
+        own,
         locks: Locks::default(),
+        forward: Forward::new(&globals.target.addr),
         streams: Arc::new(Semaphore::new(STREAMS)),
         end: life.end.clone(),
     };
-    let at = listener.local_addr().map_err(Failure::internal)?;
-    let mut ready = format!("lockd sidecar listening http={at}");
-    life.tasks.spawn("http", serve(listener, api::routes(sidecar.clone()), life.end.clone()));
-    if let Some(listener) = compat {
-        let at = listener.local_addr().map_err(Failure::internal)?;
-        ready.push_str(&format!(" compat={at}"));
-        let answers = api::leader_elector(sidecar.clone());
-        life.tasks.spawn("compat", serve(listener, answers, life.end.clone()));
-    }
-    output::print(&ready)?;
-    if connect(&globals.target, &name, &client, &life.stop).await
-        && let (Some(own), Some(told), Some(client)) = (own, told, client.get())
+    output::print(&listeners.serve(&sidecar, metrics, &life.tasks)?)?;
+    if connect(&globals.target, &name, &sidecar.client, &life.stop).await
+        && let Some(told) = told
     {
+        // Until the end it answers who asks whether it leads.
+        sidecar.campaign(&args, bound, told, &life).await;
+    }
+    life.stop.cancelled().await;
+    sidecar.locks.release_all().await;
+    if let Some(client) = sidecar.client.get() {
+        client.shutdown().await;
+    }
+    life.end.cancel();
+    life.tasks.drained().await;
+    Ok(Exit::Success)
+}
+
+/// What a leadership is bound to, looked up before anything is served.
+#[derive(Debug)]
+struct Bound {
+    app: Option<App>,
+    label: Option<PodLabel>,
+}
+
+impl Bound {
+    async fn new(args: &ReignArgs, life: &Lifecycle) -> Result<Self, Failure> {
+        let app = args.watch_pid.map(App::find).transpose()?;
+        let label = match args.pod_label.clone() {
+            Some(label) => Some(label.keep(&life.tasks, life.end.clone()).await?),
+            None => None,
+        };
+        Ok(Self { app, label })
+    }
+}
+
+impl Sidecar {
+    /// Takes part in its election until it is to stop.
+    async fn campaign(&self, args: &Args, bound: Bound, told: Told, life: &Lifecycle) {
+        let (Some(own), Some(client)) = (self.own.clone(), self.client.get()) else { return };
         let election = client.election(&own.election).ttl(args.ttl);
         life.tasks.spawn("observer", told.observe(election.observe(), life.end.clone()));
         let candidate = Candidate {
@@ -184,22 +202,15 @@ pub(super) async fn run(args: Args, globals: &Globals) -> Result<Exit, Failure> 
             state_file: args.reign.state_file.clone().map(|path| StateFile::new(path, &own)),
             drain: args.reign.drain,
             stop: life.stop.clone(),
+            end: life.end.clone(),
             election,
             own,
-            app,
+            app: bound.app,
+            label: bound.label,
             ttl: args.ttl,
         };
-        // Until the end it answers who asks whether it leads.
         candidate.run().await;
     }
-    life.stop.cancelled().await;
-    sidecar.locks.release_all().await;
-    if let Some(client) = client.get() {
-        client.shutdown().await;
-    }
-    life.end.cancel();
-    life.tasks.drained().await;
-    Ok(Exit::Success)
 }
 
 /// How a candidate is known to others: in a pod by what the downward API has put there.
@@ -231,12 +242,5 @@ async fn connect(
         if stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
             return false;
         }
-    }
-}
-
-async fn serve(listener: TcpListener, routes: Router, end: CancellationToken) {
-    let served = axum::serve(listener, routes).with_graceful_shutdown(end.cancelled_owned());
-    if let Err(error) = served.await {
-        tracing::error!(%error, "HTTP can't be served any more");
     }
 }

@@ -16,6 +16,7 @@ use super::{
 use crate::{
     barrier::Stage,
     keys::{self, EntryId, LockId, Named},
+    metrics,
     mode::Kind,
     record::{EntryRecord, NoteRecord, SessionRecord},
     store::{Change, Key, Record, Revision},
@@ -31,6 +32,8 @@ struct Step {
     ended: HashMap<SessionId, Ended>,
     deadlocks: Vec<v1::Deadlock>,
     news: News,
+    /// When it happened, where it is seen as it happens.
+    now: Option<Instant>,
 }
 
 impl State {
@@ -68,7 +71,7 @@ impl State {
         changes: Vec<Change>,
         now: Option<Instant>,
     ) -> News {
-        let mut step = Step::default();
+        let mut step = Step { now, ..Step::default() };
         for change in changes {
             match change {
                 Change::Put(record) => self.put(record, &mut step),
@@ -78,7 +81,7 @@ impl State {
         self.revision = self.revision.max(revision);
         let ended = std::mem::take(&mut step.deadlocks);
         self.remember(ended, now);
-        self.tell(step, now)
+        self.tell(step)
     }
 
     fn put(&mut self, record: Record, step: &mut Step) {
@@ -116,7 +119,10 @@ impl State {
             tracing::error!(%lock, session = %id.session, "an entry's record can't be read");
             EntryRecord::default()
         });
+        let before = self.owned(id, &lock).cloned();
+        let seen = before.as_ref().filter(|before| before.created == record.created);
         let entry = Arc::new(Entry {
+            seen: seen.map_or(step.now, |before| before.seen),
             locks: locks_of(&lock, &decoded),
             id,
             created: record.created,
@@ -124,7 +130,7 @@ impl State {
             mode: decoded.mode(),
             record: Arc::new(decoded),
         });
-        match self.owned(id, &lock).cloned() {
+        match before {
             Some(before) if before.created == entry.created => self.rewrite(&before, entry, step),
             // Deleted and made anew while the watch was away, and seen only in the snapshot.
             Some(stale) => {
@@ -228,7 +234,8 @@ impl State {
         step.removed.push((entry.clone(), held));
     }
 
-    fn tell(&mut self, mut step: Step, now: Option<Instant>) -> News {
+    fn tell(&mut self, mut step: Step) -> News {
+        self.measure(&step);
         for session in step.ended.keys() {
             self.listeners.end(*session);
             let left: Vec<_> = self.entries_of(*session).cloned().collect();
@@ -244,10 +251,10 @@ impl State {
         }
         let mut granted = BTreeMap::new();
         for lock in &step.touched {
-            let entries = self.advance(lock, &step, now).into_iter();
+            let entries = self.advance(lock, &step).into_iter();
             granted.extend(entries.map(|entry| ((entry.created, entry.slot()), entry)));
         }
-        granted.into_values().for_each(|entry| self.tell_granted(entry));
+        granted.into_values().for_each(|entry| self.tell_granted(entry, step.now));
         for entry in &step.joined {
             self.tell_misplaced(entry);
         }
@@ -260,6 +267,7 @@ impl State {
         }
         for lock in &step.touched {
             step.news.litter |= self.look_at_barrier(lock);
+            self.count(lock);
             if self.locks.get(lock).is_some_and(|lock| lock.queue.is_empty()) {
                 self.locks.remove(lock);
             }
@@ -278,7 +286,7 @@ impl State {
     }
 
     /// Grants what a lock's queue allows by now, and keeps its story.
-    fn advance(&mut self, lock: &LockId, step: &Step, now: Option<Instant>) -> Vec<Arc<Entry>> {
+    fn advance(&mut self, lock: &LockId, step: &Step) -> Vec<Arc<Entry>> {
         let Some(there) = self.locks.get_mut(lock) else { return vec![] };
         let granted: Vec<_> = there.queue.advance().cloned().collect();
         if granted.is_empty() {
@@ -287,7 +295,7 @@ impl State {
         // A holder that leaves hands over; one that waited and leaves only makes way.
         let left = step.removed.iter().filter(|(entry, _)| entry.locks.contains(lock));
         let from = left.max_by_key(|(_, held)| *held);
-        let handoff = from.zip(now).map(|((entry, held), at)| {
+        let handoff = from.zip(step.now).map(|((entry, held), at)| {
             let ended = step.ended.get(&entry.id.session).copied();
             let reason = HandoffReason::new(entry, *held, &self.cause(entry.id), ended);
             Handoff { reason, from: self.describe(entry), at }
@@ -295,17 +303,45 @@ impl State {
         if let Some(there) = self.locks.get_mut(lock)
             && there.queue.held() == granted.len()
         {
-            there.story.held_since = now;
+            there.story.held_since = step.now;
             there.story.last = handoff.map(Box::new);
         }
         granted
     }
 
-    fn tell_granted(&mut self, entry: Arc<Entry>) {
+    fn tell_granted(&mut self, entry: Arc<Entry>, now: Option<Instant>) {
         // In several queues it may hold here and wait there; in a broken barrier nobody holds.
-        if matches!(self.place(&entry), Place::Held | Place::Done) {
-            self.listeners.tell(entry.id.session, SessionEvent::Granted(entry));
+        if !matches!(self.place(&entry), Place::Held | Place::Done) {
+            return;
         }
+        let seen = entry.seen;
+        let is_told = self.listeners.tell(entry.id.session, SessionEvent::Granted(entry));
+        if let (true, Some(now), Some(seen)) = (is_told, now, seen) {
+            metrics::waited(now.saturating_duration_since(seen));
+        }
+    }
+
+    /// Counts who gives way, while it is known since when they held.
+    fn measure(&self, step: &Step) {
+        let Some(now) = step.now else { return };
+        for _ in step.ended.values().filter(|ended| **ended == Ended::Expired) {
+            metrics::expired();
+        }
+        for (entry, _) in step.removed.iter().filter(|(_, held)| *held) {
+            let ended = step.ended.get(&entry.id.session).copied();
+            let reason = HandoffReason::new(entry, true, &self.cause(entry.id), ended);
+            let lock = entry.locks.first().and_then(|lock| self.locks.get(lock));
+            let since = lock.and_then(|lock| lock.story.held_since);
+            metrics::gave_way(&reason, since.map(|since| now.saturating_duration_since(since)));
+        }
+    }
+
+    /// Counts who waits for a lock.
+    fn count(&mut self, lock: &LockId) {
+        let Some(there) = self.locks.get_mut(lock) else { return };
+        let now = there.queue.len() - there.queue.held();
+        let before = std::mem::replace(&mut there.waiting, now);
+        self.waiting = self.waiting - before + now;
     }
 
     fn tell_misplaced(&mut self, entry: &Arc<Entry>) {

@@ -74,14 +74,17 @@ pub(super) struct Listeners {
 }
 
 impl Listeners {
-    pub(super) fn tell(&mut self, session: SessionId, event: SessionEvent) {
+    /// Tells whoever follows a session here, and says whether anybody does.
+    pub(super) fn tell(&mut self, session: SessionId, event: SessionEvent) -> bool {
         let Some(senders) = self.sessions.get_mut(&session) else {
-            return;
+            return false;
         };
         senders.retain(|sender| sender.try_send(event.clone()).is_ok());
         if senders.is_empty() {
             self.sessions.remove(&session);
+            return false;
         }
+        true
     }
 
     pub(super) fn end(&mut self, session: SessionId) {

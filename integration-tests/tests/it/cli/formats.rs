@@ -148,6 +148,17 @@ async fn control_characters_of_others_are_not_printed() {
 }
 
 #[tokio::test]
+async fn there_is_a_manual_page_for_each_command() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("man1");
+    Ended::of(lockd(["man".into(), folder.clone().into_os_string()])).await.exits(0);
+    for page in ["lockd.1", "lockd-lock.1", "lockd-sidecar.1"] {
+        let text = read(&folder.join(page));
+        assert!(text.contains(".TH") && text.len() > 500, "{page}: {text}");
+    }
+}
+
+#[tokio::test]
 async fn completion_and_help_need_no_daemon() {
     for shell in ["bash", "zsh", "fish"] {
         let script = Ended::of(lockd(["completion", shell])).await.exits(0).stdout;

@@ -73,14 +73,8 @@ async fn an_app_that_ignores_the_loss_is_killed_within_the_lease() {
 #[tokio::test]
 async fn a_process_that_is_not_there_can_not_be_watched() {
     let world = World::embedded().await;
-    let ended = Command::new(integration_tests::daemon::lockd_binary())
-        .args(["sidecar", "--listen", "127.0.0.1:0", "--election", "e", "--watch-pid", "4194304"])
-        .args(["--addr", &world.daemons[0].url()])
-        .output()
-        .await
-        .unwrap();
-    assert_eq!(ended.status.code(), Some(78));
-    let said = String::from_utf8(ended.stderr).unwrap();
+    let watch = ["--election", "e", "--watch-pid", "4194304"];
+    let said = Sidecar::refused(&world, &watch).await;
     assert!(
         said.contains("--watch-pid 4194304") && said.contains("shareProcessNamespace"),
         "{said}"

@@ -155,6 +155,35 @@ async fn it_answers_as_the_old_leader_elector_did() {
     assert_eq!(serde_json::from_str::<Value>(&told).unwrap(), json!({ "name": "first" }));
 }
 
+#[tokio::test]
+async fn probes_and_metrics_are_served_where_the_kubelet_can_ask() {
+    let world = World::embedded().await;
+    let first = Sidecar::candidate(&world, "first", &["--probe-listen", "127.0.0.1:0"]).await;
+    first.leads().await;
+    let second = Sidecar::candidate(&world, "second", &[]).await;
+    second.answers("/standby", 200).await;
+    let probe = async |path: &str| {
+        let url = format!("http://{}{path}", first.probes.as_ref().unwrap());
+        let response = reqwest::get(url).await.unwrap();
+        (response.status().as_u16(), response.text().await.unwrap())
+    };
+    for path in ["/livez", "/readyz", "/startupz"] {
+        assert_eq!(probe(path).await.0, 200, "{path}");
+    }
+    assert_eq!(probe("/leader").await.0, 404, "the rest is for the app alone");
+    let (_, metrics) = probe("/metrics").await;
+    for series in [
+        r#"lockd_sidecar_leader{election="e"} 1"#,
+        r#"leader_election_master_status{name="e"} 1"#,
+        r#"lockd_sidecar_candidates{election="e"} 1"#,
+        "lockd_sidecar_elected_total 1",
+    ] {
+        assert!(metrics.lines().any(|line| line == series), "{series} is not in {metrics}");
+    }
+    let metrics = second.get("/metrics").await.body;
+    assert!(metrics.contains(r#"leader_election_master_status{name="e"} 0"#), "{metrics}");
+}
+
 /// Server-sent events, one JSON document each.
 struct Events {
     lines: futures::stream::BoxStream<'static, String>,

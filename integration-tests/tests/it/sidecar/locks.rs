@@ -94,3 +94,41 @@ async fn what_can_not_be_asked_is_refused_with_a_reason() {
         assert!(answer.json()["error"].as_str().unwrap().contains(why), "{path}: {answer:?}");
     }
 }
+
+#[tokio::test]
+async fn the_grpc_api_is_there_as_well() {
+    let mut world = World::etcd().await;
+    let sidecar = Sidecar::start(&world, &[]).await;
+    sidecar.answers("/readyz", 200).await;
+    let client = crate::world::client_of(&sidecar.url, Duration::from_secs(10)).await;
+    let held = client.lock("l").acquire(&crate::world::soon()).await.unwrap();
+    let direct = world.client().await;
+    assert_eq!(direct.get("l").await.unwrap().unwrap().holder().unwrap().token, held.token());
+    // The stream goes on to the other daemon when its own is gone.
+    world.first().kill9().await;
+    let next = client.lock("another").acquire(&crate::world::soon()).await.unwrap();
+    assert!(held.check().is_ok());
+    for guard in [held, next] {
+        guard.release().await.unwrap();
+    }
+    client.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_unix_socket_serves_the_same() {
+    let world = World::embedded().await;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("lockd.sock");
+    // One that was left by a sidecar that was killed.
+    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    let mut sidecar = Sidecar::start(&world, &["--socket", path.to_str().unwrap()]).await;
+    sidecar.answers("/readyz", 200).await;
+    let client = reqwest::Client::builder().unix_socket(path.clone()).build().unwrap();
+    let held = client.post("http://sidecar/v1/locks/l:acquire").send().await.unwrap();
+    assert_eq!(held.status(), 200);
+    let second = Sidecar::refused(&world, &["--socket", path.to_str().unwrap()]).await;
+    assert!(second.contains("--socket"), "{second}");
+    sidecar.signal(rustix::process::Signal::TERM);
+    assert_eq!(sidecar.ended().await, Some(0));
+    assert!(!path.exists());
+}

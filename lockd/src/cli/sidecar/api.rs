@@ -4,8 +4,8 @@ use std::{collections::HashMap, convert::Infallible, time::Duration};
 
 use axum::{
     Router,
-    extract::{Path, Query, State},
-    http::{StatusCode, header::CONTENT_TYPE},
+    extract::{Path, Query, Request, State},
+    http::StatusCode,
     response::{
         IntoResponse, Response, Sse,
         sse::{Event, KeepAlive},
@@ -14,34 +14,58 @@ use axum::{
 };
 use futures::{Stream, StreamExt as _, stream};
 use lockd_client::{Client, Error, ErrorKind, FencingToken, Observation, Released};
+use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::{Value, json};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
     Sidecar,
     elections::{Changes, Standing},
+    forward,
     locks::{Found, Holds, MOST, Terms},
 };
-use crate::cli::run::duration;
+use crate::{
+    cli::run::duration,
+    health::{JSON, TEXT},
+};
 
 /// How long a resignation is waited for.
 const RESIGN: Duration = Duration::from_secs(30);
 
-pub(super) fn routes(sidecar: Sidecar) -> Router {
+/// What the app may ask.
+pub(super) fn routes() -> Router<Sidecar> {
     Router::new()
         .route("/leader", get(leader))
         .route("/standby", get(standby))
         .route("/v1/elections/{*name}", get(election).post(resign))
         .route("/v1/locks/{*name}", post(lock))
         .route("/v1/ready", get(ready))
+        .fallback(otherwise)
+}
+
+/// A gRPC call goes on to lockd.
+async fn otherwise(State(sidecar): State<Sidecar>, request: Request) -> Response {
+    if forward::is_call(&request) {
+        return sidecar.forward.call(request).await;
+    }
+    refusal(StatusCode::NOT_FOUND, "no such path: `lockd sidecar --help` lists them")
+}
+
+/// What the kubelet and Prometheus ask.
+pub(super) fn probes(metrics: PrometheusHandle) -> Router<Sidecar> {
+    let measured = async move |State(sidecar): State<Sidecar>| {
+        super::metrics::look_at(&sidecar).await;
+        (TEXT, metrics.render())
+    };
+    Router::new()
         .route("/readyz", get(ready))
         .route("/startupz", get(started))
         .route("/livez", get(async || "ok\n"))
-        .with_state(sidecar)
+        .route("/metrics", get(measured))
 }
 
 /// The route of Kubernetes' contrib/election, which names nobody here that may lead no more.
-pub(super) fn leader_elector(sidecar: Sidecar) -> Router {
+pub(super) fn leader_elector() -> Router<Sidecar> {
     let named = async |State(sidecar): State<Sidecar>| match standing(&sidecar) {
         Some(Standing::Me(_, identity, _)) => answer(StatusCode::OK, &json!({ "name": identity })),
         Some(Standing::Another(leader)) => {
@@ -51,7 +75,7 @@ pub(super) fn leader_elector(sidecar: Sidecar) -> Router {
             answer(StatusCode::SERVICE_UNAVAILABLE, &json!({ "name": "" }))
         }
     };
-    Router::new().route("/", get(named)).with_state(sidecar)
+    Router::new().route("/", get(named))
 }
 
 fn standing(sidecar: &Sidecar) -> Option<Standing> {
@@ -59,7 +83,7 @@ fn standing(sidecar: &Sidecar) -> Option<Standing> {
 }
 
 fn answer(code: StatusCode, body: &Value) -> Response {
-    (code, [(CONTENT_TYPE, "application/json")], format!("{body}\n")).into_response()
+    (code, JSON, format!("{body}\n")).into_response()
 }
 
 fn refusal(code: StatusCode, why: impl std::fmt::Display) -> Response {

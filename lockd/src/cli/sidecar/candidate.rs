@@ -17,6 +17,8 @@ use super::{
     app::App,
     elections::{Own, Reign},
     hooks::Hooks,
+    label::PodLabel,
+    metrics,
     state_file::StateFile,
 };
 use crate::cli::run::grace_of;
@@ -29,10 +31,13 @@ pub(super) struct Candidate {
     pub(super) hooks: Hooks,
     pub(super) state_file: Option<StateFile>,
     pub(super) app: Option<App>,
+    pub(super) label: Option<PodLabel>,
     pub(super) ttl: Duration,
     /// How long the app may take to end when the sidecar is told to stop.
     pub(super) drain: Duration,
     pub(super) stop: CancellationToken,
+    /// Cancelled when nothing is waited for any more.
+    pub(super) end: CancellationToken,
 }
 
 /// Why a reign ends.
@@ -83,16 +88,20 @@ impl Candidate {
         let (context, over) = leadership.context().with_cancel();
         let reign = Reign { token, context };
         tracing::info!(election = self.own.election, %token, "leading");
+        metrics::elected();
         self.own.reign.send_replace(Some(reign.clone()));
         self.tell(Some(&reign)).await;
+        self.label(true);
         let elected = self.hooks.elected(token);
         let why = self.end(&leadership, &reign).await;
         over.cancel();
         tracing::info!(election = self.own.election, %token, ?why, "leading no longer");
         self.tell(None).await;
+        self.label(false);
         drop(elected);
         let left = leadership.context();
-        tokio::join!(self.hooks.lost(token, &left), self.stop_app(&why, &left));
+        let unlabelled = left.run(self.unlabelled());
+        drop(tokio::join!(self.hooks.lost(token, &left), self.stop_app(&why, &left), unlabelled));
         if let Err(error) = leadership.resign().await {
             tracing::warn!(%error, "the leadership ends with its lease");
         }
@@ -132,7 +141,7 @@ impl Candidate {
         let drained = async {
             self.stop.cancelled().await;
             if self.app.is_some() {
-                tokio::time::sleep(self.drain).await;
+                self.end.run_until_cancelled(tokio::time::sleep(self.drain)).await;
             }
         };
         tokio::select! {
@@ -153,6 +162,19 @@ impl Candidate {
     async fn stop_app(&self, why: &Over, left: &Context) {
         if let (Over::Lost, Some(app)) = (why, &self.app) {
             app.stop(left).await;
+        }
+    }
+
+    fn label(&self, leads: bool) {
+        if let Some(label) = &self.label {
+            label.want(leads);
+        }
+    }
+
+    /// Waits until nobody is sent here as to the leader.
+    async fn unlabelled(&self) {
+        if let Some(label) = &self.label {
+            label.says(false).await;
         }
     }
 

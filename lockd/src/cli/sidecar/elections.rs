@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::metrics;
 use crate::cli::leader::value;
 
 /// How long lockd may take to say who leads.
@@ -123,9 +124,17 @@ impl Changes {
 impl Told {
     /// Keeps up with an election until the end.
     pub(super) async fn observe(self, mut observation: Observation, end: CancellationToken) {
+        let mut last = None;
         while let Some(observed) = end.run_until_cancelled(observation.next()).await {
             match observed {
-                Ok(observed) => drop(self.0.send_replace(observed)),
+                Ok(observed) => {
+                    if let Observed::Leader(leader) = &observed
+                        && last.replace(leader.token).is_some_and(|last| last != leader.token)
+                    {
+                        metrics::leader_changed();
+                    }
+                    self.0.send_replace(observed);
+                }
                 Err(error) => {
                     tracing::error!(%error, "the election can't be observed");
                     return;

@@ -95,6 +95,11 @@ impl Locks {
         Some(guard.release().await)
     }
 
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        self.held().len()
+    }
+
     /// Gives everything back.
     pub(super) async fn release_all(&self) {
         let held = std::mem::take(&mut *self.held());

@@ -14,7 +14,10 @@ use super::{
     leases::Leases,
     state::{Effects, State},
 };
-use crate::store::{Feed, Key, LeaseId, Op, Outcome, Record, Revision, StoreError};
+use crate::{
+    metrics,
+    store::{Feed, Key, LeaseId, Op, Outcome, Record, Revision, StoreError},
+};
 
 /// The most requests that share an fsync.
 const GROUP: usize = 1024;
@@ -185,8 +188,12 @@ impl Writer {
         let mut effects = Effects::default();
         let answers: Vec<_> =
             group.into_iter().map(|request| self.apply(request, &mut effects)).collect();
+        let began = tokio::time::Instant::now();
         match self.make_durable(&effects, room) {
             Ok(()) => {
+                if !effects.is_empty() {
+                    metrics::committed(answers.len(), began.elapsed());
+                }
                 if room == Room::Takes && !effects.is_empty() {
                     self.is_now(Health::Good);
                 }
@@ -194,6 +201,7 @@ impl Writer {
                 answers.into_iter().for_each(|answer| answer(&Ok(()), &self.state));
             }
             Err(error) => {
+                metrics::not_committed();
                 self.state.undo(effects);
                 self.failed(error, answers);
             }

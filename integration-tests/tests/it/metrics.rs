@@ -1,0 +1,150 @@
+//! What Prometheus is told, and that rules and dashboards ask for nothing else.
+
+use std::{collections::BTreeSet, path::Path, time::Duration};
+
+use integration_tests::{Daemon, eventually};
+use lockd_client::ErrorKind;
+use lockd_proto::v1;
+
+use crate::{
+    loss::without_a_limit,
+    world::{SOON, World, acquire_later, acquire_of, both_stores, soon, waiters},
+};
+
+both_stores!(what_happens_is_counted);
+
+/// The series of a replica, one a line.
+async fn scrape(daemon: &Daemon) -> String {
+    let response = reqwest::get(format!("http://{}/metrics", daemon.http_addr())).await.unwrap();
+    assert_eq!(response.headers()["content-type"], "text/plain; version=0.0.4; charset=utf-8");
+    response.text().await.unwrap()
+}
+
+/// The value of a series, by its name and labels.
+fn value(scraped: &str, series: &str) -> Option<f64> {
+    let of = |line: &str| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok();
+    scraped.lines().find_map(of)
+}
+
+async fn what_happens_is_counted(world: World) {
+    let client = world.client().await;
+    // A stream ends at the first replica that answers: what streams do is counted there.
+    let sum = async |series: &str| {
+        let mut sum = 0.0;
+        for daemon in &world.daemons {
+            sum += value(&scrape(daemon).await, series).unwrap_or_default();
+        }
+        sum
+    };
+    let counts = async |series: &str, count: f64| {
+        eventually(&format!("{series} is {count}"), SOON, async || {
+            let found = sum(series).await;
+            if (found - count).abs() < f64::EPSILON { Ok(()) } else { Err(found) }
+        })
+        .await;
+    };
+    let replicas = world.daemons.len() as f64;
+    let held = client.lock("l").acquire(&soon()).await.unwrap();
+    let busy = client.lock("l").wait(Duration::ZERO).acquire(&soon()).await.unwrap_err();
+    assert_eq!(busy.kind(), ErrorKind::Busy);
+    let expired = client.lock("l").wait(Duration::from_millis(50)).acquire(&soon()).await;
+    assert_eq!(expired.unwrap_err().kind(), ErrorKind::WaitExpired);
+    let next = acquire_later(&client, "l");
+    waiters(&client, "l", 1).await;
+    counts(r#"lockd_acquires_total{result="granted"}"#, 1.0).await;
+    counts(r#"lockd_acquires_total{result="busy"}"#, 1.0).await;
+    counts(r#"lockd_acquires_total{result="wait_expired"}"#, 1.0).await;
+    // Each replica sees all locks.
+    counts("lockd_locks", replicas).await;
+    counts("lockd_waiters", replicas).await;
+    counts("lockd_ready", replicas).await;
+    counts("lockd_store_up", replicas).await;
+    held.release().await.unwrap();
+    let next = next.await.unwrap();
+    counts(r#"lockd_acquires_total{result="granted"}"#, 2.0).await;
+    counts(r#"lockd_releases_total{reason="released"}"#, replicas).await;
+    counts("lockd_wait_seconds_count", 2.0).await;
+    counts("lockd_waiters", 0.0).await;
+    client.force_release("l", next.token(), "a test").await.unwrap();
+    counts(r#"lockd_releases_total{reason="forced"}"#, replicas).await;
+    counts("lockd_locks", 0.0).await;
+    assert!(sum("lockd_commit_seconds_count").await > 0.0);
+    assert!(sum("lockd_batch_size_sum").await >= sum("lockd_commit_seconds_count").await);
+    eventually("a lease is renewed", SOON, async || {
+        (sum("lockd_keepalives_total").await > 0.0).then_some(())
+    })
+    .await;
+    assert!(sum("lockd_keepalive_margin_seconds_sum").await > 0.0);
+}
+
+#[tokio::test]
+async fn a_session_that_dies_is_counted_as_expired() {
+    let world = World::embedded().await;
+    let dying = lockd_client::Client::builder().addrs(world.daemons[0].url());
+    let dying = dying.ttl(Duration::from_secs(1)).connect().await.unwrap();
+    let held = dying.acquire_detached("l", Duration::from_secs(1), Duration::ZERO).await.unwrap();
+    drop(held);
+    eventually("its lease runs out", SOON, async || {
+        let scraped = scrape(&world.daemons[0]).await;
+        let expiries = value(&scraped, "lockd_lease_expiries_total");
+        let releases = value(&scraped, r#"lockd_releases_total{reason="expired"}"#);
+        if (expiries, releases) == (Some(1.0), Some(1.0)) { Ok(()) } else { Err(scraped) }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn deadlines_are_counted_that_come_and_that_end_a_call() {
+    let world = World::embedded().await;
+    let daemon = &world.daemons[0];
+    let client = world.client().await;
+    let _held = client.lock("l").acquire(&soon()).await.unwrap();
+    let session = world.raw().await.open(Duration::from_secs(10)).await;
+    let acquire = v1::AcquireRequest { session: Some(session), acquire: Some(acquire_of("l", 1)) };
+    let mut request = tonic::Request::new(acquire);
+    request.set_timeout(Duration::from_millis(200));
+    let late = without_a_limit(daemon).await.acquire(request).await.unwrap_err();
+    assert_eq!(late.code(), tonic::Code::DeadlineExceeded);
+    let scraped = scrape(daemon).await;
+    assert_eq!(value(&scraped, "lockd_deadlines_cut_total"), Some(1.0), "{scraped}");
+    assert!(value(&scraped, "lockd_deadlines_received_total") >= Some(1.0), "{scraped}");
+}
+
+/// The names of ours that a text has.
+fn names(text: &str) -> BTreeSet<String> {
+    let word = |c: char| !(c.is_ascii_alphanumeric() || c == '_');
+    let ours = text.split(word).filter(|name| name.starts_with("lockd_"));
+    ours.map(|name| name.trim_end_matches("_bucket").to_owned()).collect()
+}
+
+#[tokio::test]
+async fn rules_and_dashboards_ask_for_what_there_is() {
+    let world = World::embedded().await;
+    let client = world.client().await;
+    client.lock("l").acquire(&soon()).await.unwrap().release().await.unwrap();
+    let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy");
+    let read = |file: &str| std::fs::read_to_string(deploy.join(file)).unwrap();
+    let asked = [read("helm/lockd/files/alerts.yaml"), read("monitoring/dashboard.json")]
+        .map(|text| names(&text));
+    assert!(asked.iter().all(|asked| asked.len() > 5), "they were read: {asked:?}");
+    eventually("all of it is there", SOON, async || {
+        let there = names(&scrape(&world.daemons[0]).await);
+        let missing: Vec<_> =
+            asked.iter().flatten().filter(|name| !there.contains(*name)).collect();
+        if missing.is_empty() { Ok(()) } else { Err(format!("{missing:?}")) }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn every_series_says_what_it_means() {
+    let world = World::embedded().await;
+    let scraped = scrape(&world.daemons[0]).await;
+    let described: BTreeSet<_> = scraped
+        .lines()
+        .filter_map(|line| line.strip_prefix("# HELP ")?.split(' ').next())
+        .collect();
+    let types = scraped.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
+    let unsaid: Vec<_> = types.filter(|name| !described.contains(name)).collect();
+    assert!(unsaid.is_empty() && described.len() > 15, "{unsaid:?}");
+}

@@ -1,0 +1,47 @@
+//! A Unix socket, and the file that it is known by.
+
+use std::{
+    io,
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+};
+
+use tokio::net::UnixListener;
+
+use crate::cli::exit::{Exit, Failure};
+
+/// The file. Dropping it removes it.
+#[derive(Debug)]
+pub(super) struct Socket(PathBuf);
+
+impl Socket {
+    /// Listens at a path. A file that was left there by one that is dead is replaced.
+    pub(super) fn bind(path: &Path) -> Result<(UnixListener, Self), Failure> {
+        let listener = match UnixListener::bind(path) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_dead(path) => {
+                std::fs::remove_file(path).and_then(|()| UnixListener::bind(path))
+            }
+            listener => listener,
+        };
+        let unusable = |error| {
+            Failure::new(
+                Exit::Config,
+                format!("can't listen on --socket {}: {error}", path.display()),
+            )
+        };
+        listener.map(|listener| (listener, Self(path.to_owned()))).map_err(unusable)
+    }
+}
+
+/// Whether nobody listens to a socket any more.
+fn is_dead(path: &Path) -> bool {
+    UnixStream::connect(path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_file(&self.0) {
+            tracing::warn!(%error, path = %self.0.display(), "the socket's file can't be removed");
+        }
+    }
+}

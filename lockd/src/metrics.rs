@@ -1,0 +1,237 @@
+//! What a replica counts and measures, for Prometheus: every name is here, and what it means.
+//!
+//! Nothing is decided by any of it. Without an [`Exporter`], as in most tests, it goes nowhere.
+
+use std::time::Duration;
+
+use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use tokio::runtime::Handle;
+
+use crate::{
+    engine::Engine,
+    requests::{Refusal, Reply},
+    view::HandoffReason,
+};
+
+/// From the commit of a fast disk to a long wait.
+const SECONDS: [f64; 16] = [
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0,
+    3600.0,
+];
+
+/// How many writes leave together.
+const SIZES: [f64; 9] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0];
+
+const RESULTS: [&str; 8] =
+    ["granted", "busy", "wait_expired", "cancelled", "forced", "deadlock", "broken", "done"];
+const REASONS: [&str; 5] = ["released", "yielded", "expired", "closed", "forced"];
+
+/// Gathers what is counted. Cheap to clone.
+#[derive(Clone)]
+pub struct Exporter(PrometheusHandle);
+
+impl std::fmt::Debug for Exporter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Exporter")
+    }
+}
+
+impl Exporter {
+    /// Gathers from now on, for the whole process.
+    ///
+    /// # Errors
+    /// Something else gathers already.
+    pub fn install() -> Result<Self, BuildError> {
+        let handle = PrometheusBuilder::new()
+            .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)?
+            .set_buckets_for_metric(Matcher::Suffix("_size".to_owned()), &SIZES)?
+            .install_recorder()?;
+        describe();
+        // A series that begins with its first event hides that event from rate().
+        for result in RESULTS {
+            counter!("lockd_acquires_total", "result" => result).absolute(0);
+        }
+        for reason in REASONS {
+            counter!("lockd_releases_total", "reason" => reason).absolute(0);
+        }
+        for name in ["lockd_keepalives_total", "lockd_keepalives_failed_total"] {
+            counter!(name).absolute(0);
+        }
+        counter!("lockd_lease_expiries_total").absolute(0);
+        for name in ["lockd_deadlines_received_total", "lockd_deadlines_cut_total"] {
+            counter!(name).absolute(0);
+        }
+        for name in ["lockd_commits_failed_total", "lockd_requests_failed_total"] {
+            counter!(name).absolute(0);
+        }
+        Ok(Self(handle))
+    }
+
+    /// How things are at this replica, in Prometheus' text format.
+    #[must_use]
+    pub fn render(&self, engine: &Engine) -> String {
+        look_at(engine);
+        self.0.render()
+    }
+
+    /// Puts what was measured into its buckets. To be called now and then: what nobody scrapes would
+    /// pile up.
+    pub fn tidy(&self) {
+        self.0.run_upkeep();
+    }
+}
+
+fn describe() {
+    describe_gauge!("lockd_locks", "Locks that are held or waited for");
+    describe_gauge!("lockd_waiters", "Entries that wait; in elections, candidates");
+    describe_gauge!("lockd_sessions", "Sessions in the store");
+    describe_gauge!("lockd_streams", "Session streams that end at this replica");
+    describe_gauge!("lockd_ready", "Whether this replica grants: 1 or 0");
+    describe_gauge!("lockd_store_up", "Whether the store answers this replica: 1 or 0");
+    describe_gauge!("lockd_view_lag_seconds", "Since when the store has not confirmed the view");
+    describe_gauge!("lockd_revision", "The store's revision that the view shows");
+    describe_gauge!("lockd_uptime_seconds", "How long this replica has been up");
+    describe_gauge!("lockd_tasks", "The daemon's own tasks that are alive");
+    describe_gauge!("lockd_runtime_workers", "Threads of the runtime");
+    describe_gauge!("lockd_runtime_tasks", "Tasks of the runtime that are alive");
+    describe_gauge!("lockd_runtime_queue_depth", "Tasks that wait for a thread");
+    describe_counter!(
+        "lockd_runtime_busy_seconds_total",
+        "How long threads were busy, rounded down"
+    );
+    describe_counter!("lockd_acquires_total", "Acquires that were answered here, by result");
+    describe_counter!(
+        "lockd_requests_failed_total",
+        "Requests on streams that failed, of any kind"
+    );
+    describe_counter!(
+        "lockd_releases_total",
+        "Holders that gave way, by reason, as this replica has seen them: every replica sees all"
+    );
+    describe_counter!(
+        "lockd_lease_expiries_total",
+        "Sessions whose lease has run out, as this replica has seen them: every replica sees all"
+    );
+    describe_counter!("lockd_keepalives_total", "Leases renewed by streams that end here");
+    describe_counter!("lockd_keepalives_failed_total", "Renewals that the store has not applied");
+    describe_counter!("lockd_deadlines_received_total", "Calls that came with a deadline");
+    describe_counter!("lockd_deadlines_cut_total", "Calls that were ended by theirs");
+    describe_counter!("lockd_commits_failed_total", "Commits that failed");
+    describe_histogram!("lockd_wait_seconds", "From joining a queue to the grant, if told here");
+    describe_histogram!("lockd_hold_seconds", "How long a lock was held by its first holder");
+    describe_histogram!(
+        "lockd_keepalive_margin_seconds",
+        "What was left of a lease at its renewal"
+    );
+    describe_histogram!("lockd_commit_seconds", "How long a commit took");
+    describe_histogram!("lockd_batch_size", "Writes of a commit");
+}
+
+/// Sets what is looked at rather than counted.
+#[allow(clippy::cast_precision_loss, reason = "a gauge is a float; these are small")]
+fn look_at(engine: &Engine) {
+    let yes = |yes: bool| if yes { 1.0 } else { 0.0 };
+    let counts = engine.view.counts();
+    gauge!("lockd_locks").set(counts.locks as f64);
+    gauge!("lockd_waiters").set(counts.waiters as f64);
+    gauge!("lockd_sessions").set(counts.sessions as f64);
+    gauge!("lockd_streams").set(engine.attached.count() as f64);
+    gauge!("lockd_ready").set(yes(engine.not_ready().is_none()));
+    gauge!("lockd_store_up").set(yes(!engine.view.is_stale()));
+    let age = engine.view.age().unwrap_or_else(|| engine.uptime());
+    gauge!("lockd_view_lag_seconds").set(age.as_secs_f64());
+    gauge!("lockd_revision").set(engine.view.revision().0 as f64);
+    gauge!("lockd_uptime_seconds").set(engine.uptime().as_secs_f64());
+    gauge!("lockd_tasks").set(engine.tasks.count() as f64);
+    let runtime = Handle::current().metrics();
+    gauge!("lockd_runtime_workers").set(runtime.num_workers() as f64);
+    gauge!("lockd_runtime_tasks").set(runtime.num_alive_tasks() as f64);
+    gauge!("lockd_runtime_queue_depth").set(runtime.global_queue_depth() as f64);
+    let busy = |worker| runtime.worker_total_busy_duration(worker);
+    let busy: Duration = (0..runtime.num_workers()).map(busy).sum();
+    counter!("lockd_runtime_busy_seconds_total").absolute(busy.as_secs());
+}
+
+/// A client is told of its request.
+pub fn told(reply: &Reply) {
+    let result = match reply {
+        Reply::Granted { .. } => "granted",
+        Reply::Refused { refusal, .. } => match refusal {
+            Refusal::Busy => "busy",
+            Refusal::WaitExpired => "wait_expired",
+            Refusal::Cancelled => "cancelled",
+            Refusal::Forced => "forced",
+            Refusal::Deadlock(_) => "deadlock",
+            Refusal::Broken => "broken",
+            Refusal::Done(_) => "done",
+        },
+        Reply::Failed(_) => return counter!("lockd_requests_failed_total").increment(1),
+        Reply::Queued(_)
+        | Reply::Released(_)
+        | Reply::Updated
+        | Reply::YieldRequested(_)
+        | Reply::Lost { .. } => return,
+    };
+    counter!("lockd_acquires_total", "result" => result).increment(1);
+}
+
+/// Somebody is told here that they hold what they have waited for this long.
+pub fn waited(wait: Duration) {
+    histogram!("lockd_wait_seconds").record(wait);
+}
+
+/// A holder has given way.
+pub fn gave_way(reason: &HandoffReason, held: Option<Duration>) {
+    let reason = match reason {
+        HandoffReason::Released => "released",
+        HandoffReason::Yielded => "yielded",
+        HandoffReason::Expired => "expired",
+        HandoffReason::Closed => "closed",
+        HandoffReason::Forced(_) => "forced",
+        // It waited, and held nothing.
+        HandoffReason::Cancelled => return,
+    };
+    counter!("lockd_releases_total", "reason" => reason).increment(1);
+    if let Some(held) = held {
+        histogram!("lockd_hold_seconds").record(held);
+    }
+}
+
+/// A session's lease has run out.
+pub fn expired() {
+    counter!("lockd_lease_expiries_total").increment(1);
+}
+
+/// A lease was renewed that would have lasted this much longer.
+pub fn renewed(margin: Duration) {
+    counter!("lockd_keepalives_total").increment(1);
+    histogram!("lockd_keepalive_margin_seconds").record(margin);
+}
+
+/// A call has come with a deadline.
+pub fn deadline_received() {
+    counter!("lockd_deadlines_received_total").increment(1);
+}
+
+/// A call was ended by its deadline.
+pub fn deadline_cut() {
+    counter!("lockd_deadlines_cut_total").increment(1);
+}
+
+/// A lease could not be renewed.
+pub fn not_renewed() {
+    counter!("lockd_keepalives_failed_total").increment(1);
+}
+
+/// So many writes were committed together.
+#[allow(clippy::cast_precision_loss, reason = "a batch is small")]
+pub fn committed(writes: usize, took: Duration) {
+    histogram!("lockd_batch_size").record(writes as f64);
+    histogram!("lockd_commit_seconds").record(took);
+}
+
+/// A commit has failed.
+pub fn not_committed() {
+    counter!("lockd_commits_failed_total").increment(1);
+}
