@@ -34,7 +34,7 @@ bench-context: test-images ## measure contexts and fencing on real databases, an
 	@$(prepared) ONLY=$(ONLY) cargo bench -p integration-tests --bench context
 
 .PHONY: bench-peers
-bench-peers: test-images ## measure lockd beside etcd, Redis and ZooKeeper; write docs/benchmarks.md (40 min)
+bench-peers: test-images ## measure lockd beside etcd, Redis and ZooKeeper; write docs/benchmarks.md (half an hour)
 	@deploy/test-images/image.sh zookeeper
 	@$(prepared) cargo build --release -p lockd
 	@$(prepared) ONLY=$(ONLY) cargo bench -p integration-tests --bench peers
@@ -45,7 +45,7 @@ UPDATE ?=
 .PHONY: bench-check
 bench-check: ## count the instructions of the hot path, and compare them with the stored counts
 	@PROTOC=$$(deploy/build-tools/setup.sh valgrind) && export PROTOC && \
-		UPDATE=$(UPDATE) cargo bench --quiet -p lockd --bench instructions --profile instructions
+		UPDATE=$(UPDATE) cargo bench --quiet -p lockd --no-default-features --bench instructions --profile instructions
 
 .PHONY: order-service
 order-service: ## run the example order_service with docker compose, on http://localhost:8080

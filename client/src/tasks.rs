@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use tokio::{runtime::Handle, task::JoinHandle};
+use tokio::runtime::Handle;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// The tasks of one client. Cheap to clone.
@@ -73,7 +73,7 @@ pub(crate) fn in_background<T: Send + 'static>(
     runtime: &Handle,
     name: &'static str,
     task: impl Future<Output = T> + Send + 'static,
-) -> JoinHandle<T> {
+) -> tokio::task::JoinHandle<T> {
     runtime.spawn(background(runtime).count(name, task))
 }
 

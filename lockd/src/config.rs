@@ -15,6 +15,7 @@ use secret::Secret;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::{
+    logs::LogFormat,
     requests::Limits,
     store::etcd::{EtcdConfig, EtcdTls},
 };
@@ -30,16 +31,6 @@ pub enum StoreKind {
     Embedded,
     /// An etcd cluster
     Etcd,
-}
-
-/// How to write logs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum LogFormat {
-    /// For people
-    Text,
-    /// One JSON document a line
-    Json,
 }
 
 /// The effective configuration.

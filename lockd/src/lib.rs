@@ -1,9 +1,13 @@
 //! lockd, the lock and lease daemon. ARCHITECTURE.md has the map.
+//!
+//! Without its feature `cli` it is the daemon alone, which is quicker to build and count.
 
 pub mod attachment;
 pub mod barrier;
 pub mod batcher;
+#[cfg(feature = "cli")]
 pub mod cli;
+#[cfg(feature = "cli")]
 pub mod config;
 pub mod deadlock;
 pub mod debug;

@@ -7,7 +7,18 @@ use tracing_subscriber::{
     util::SubscriberInitExt as _,
 };
 
-use crate::config::LogFormat;
+use serde::{Deserialize, Serialize};
+
+/// How lines are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people
+    Text,
+    /// One JSON document a line
+    Json,
+}
 
 /// The filter of this process' log. Cheap to clone.
 #[derive(Debug, Clone)]

@@ -24,7 +24,10 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use clap::Args as ClapArgs;
 use lockd_client::Client;
-use lockd_proto::retry::{Policy, Retry};
+use lockd_proto::{
+    LockName,
+    retry::{Policy, Retry},
+};
 use tokio::sync::{OnceCell, Semaphore};
 use tokio_util::sync::CancellationToken;
 
@@ -42,7 +45,10 @@ use self::{
 use super::{
     Exit, Globals, connect::Target, exit::Failure, output, run::duration, serve::stop_on_signals,
 };
-use crate::{config::LogFormat, logs::Logs, serve::Lifecycle};
+use crate::{
+    logs::{LogFormat, Logs},
+    serve::Lifecycle,
+};
 
 /// How many streams of events there may be at a time.
 const STREAMS: usize = 64;
@@ -140,6 +146,9 @@ struct Sidecar {
 
 pub(super) async fn run(args: Args, globals: &Globals) -> Result<Exit, Failure> {
     Logs::start(&args.log, args.log_format)?;
+    if let Some(Err(error)) = args.election.as_deref().map(LockName::parse) {
+        return Err(Failure::new(Exit::Usage, format!("--election: {error}")));
+    }
     let life = Lifecycle::default();
     let bound = Bound::new(&args.reign, &life).await?;
     let listeners = Listeners::bind(&args.listen).await?;
