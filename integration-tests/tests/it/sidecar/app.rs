@@ -71,6 +71,19 @@ async fn an_app_that_ignores_the_loss_is_killed_within_the_lease() {
 }
 
 #[tokio::test]
+async fn an_app_that_is_told_of_the_loss_has_time_to_end() {
+    let mut world = World::embedded().await;
+    let mut app = app("trap 'exit 7' TERM; while :; do sleep 0.05; done");
+    let sidecar = leads_for(&world, &app).await;
+    world.first().freeze();
+    let frozen = Instant::now();
+    assert_eq!(app.wait().await.unwrap().code(), Some(7), "it has ended by itself");
+    assert!(frozen.elapsed() < TTL, "the lease was not outlived: {:?}", frozen.elapsed());
+    drop(sidecar);
+    world.first().thaw();
+}
+
+#[tokio::test]
 async fn a_process_that_is_not_there_can_not_be_watched() {
     let world = World::embedded().await;
     let watch = ["--election", "e", "--watch-pid", "4194304"];
