@@ -75,6 +75,14 @@ impl Stage {
     /// # Panics
     /// When something does not start.
     pub async fn pod(&self, name: &str, bound: bool) -> Pod {
+        self.pod_of(name, bound, "3s").await
+    }
+
+    /// The same with another TTL.
+    ///
+    /// # Panics
+    /// When something does not start.
+    pub async fn pod_of(&self, name: &str, bound: bool, ttl: &str) -> Pod {
         let pause =
             Container::run(&["--network", self.cluster.network()], &["sleep", "infinity"]).await;
         let shared = format!("container:{}", pause.id);
@@ -86,7 +94,7 @@ impl Stage {
             Container::run(&[&shared[..], &["-v", &app]].concat(), &["python3", "-u", "/app.py"])
                 .await;
         let mut command = vec!["/lockd", "sidecar", "--addr", &self.addrs, "--election", "e"];
-        command.extend(["--identity", name, "--ttl", "3s"]);
+        command.extend(["--identity", name, "--ttl", ttl]);
         let pid = app.pid_inside().await;
         if bound {
             command.extend(["--watch-pid", &pid]);
