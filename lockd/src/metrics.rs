@@ -27,6 +27,16 @@ const RESULTS: [&str; 8] =
     ["granted", "busy", "wait_expired", "cancelled", "forced", "deadlock", "broken", "done"];
 const REASONS: [&str; 5] = ["released", "yielded", "expired", "closed", "forced"];
 
+const UNLABELLED: [&str; 7] = [
+    "lockd_commits_failed_total",
+    "lockd_deadlines_cut_total",
+    "lockd_deadlines_received_total",
+    "lockd_keepalives_failed_total",
+    "lockd_keepalives_total",
+    "lockd_lease_expiries_total",
+    "lockd_requests_failed_total",
+];
+
 /// Gathers what is counted. Cheap to clone.
 #[derive(Clone)]
 pub struct Exporter(PrometheusHandle);
@@ -55,14 +65,7 @@ impl Exporter {
         for reason in REASONS {
             counter!("lockd_releases_total", "reason" => reason).absolute(0);
         }
-        for name in ["lockd_keepalives_total", "lockd_keepalives_failed_total"] {
-            counter!(name).absolute(0);
-        }
-        counter!("lockd_lease_expiries_total").absolute(0);
-        for name in ["lockd_deadlines_received_total", "lockd_deadlines_cut_total"] {
-            counter!(name).absolute(0);
-        }
-        for name in ["lockd_commits_failed_total", "lockd_requests_failed_total"] {
+        for name in UNLABELLED {
             counter!(name).absolute(0);
         }
         Ok(Self(handle))

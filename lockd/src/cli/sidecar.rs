@@ -201,6 +201,11 @@ impl Bound {
 }
 
 impl Sidecar {
+    /// The election that it campaigns in, if it has this name.
+    fn own_election(&self, name: &str) -> Option<&Own> {
+        self.own.as_ref().filter(|own| own.election == name)
+    }
+
     /// Takes part in its election until it is to stop.
     async fn campaign(&self, args: &Args, bound: Bound, told: Told, life: &Lifecycle) {
         let (Some(own), Some(client)) = (self.own.clone(), self.client.get()) else { return };

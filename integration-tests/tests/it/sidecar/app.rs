@@ -7,7 +7,7 @@ use tokio::{
 };
 
 use super::{Sidecar, TTL};
-use crate::world::World;
+use crate::world::{SOON, World};
 
 /// An app, by `sh`: killed when dropped.
 fn app(script: &str) -> Child {
@@ -43,13 +43,18 @@ async fn an_app_that_drains_is_waited_for() {
     let second = Sidecar::candidate(&world, "second", &[]).await;
     second.answers("/standby", 200).await;
     sidecar.signal(Signal::TERM);
-    // Longer than the lease: it is renewed for as long as the app needs.
-    let told = Instant::now();
-    while told.elapsed() < TTL + TTL / 2 {
-        assert_eq!(sidecar.get("/leader").await.code, 200, "the app is at it");
+    // The lease is renewed for as long as the app needs: what is left of it grows again and again.
+    let (mut before, mut renewed) = (u64::MAX, 0);
+    integration_tests::eventually("the lease is renewed six times", SOON, async || {
+        let answer = sidecar.get("/leader").await;
+        assert_eq!(answer.code, 200, "the app is at it: {answer:?}");
         assert_eq!(second.get("/leader").await.code, 503);
-        tokio::time::sleep(TTL / 10).await;
-    }
+        let left = answer.json()["valid_for_ms"].as_u64().unwrap();
+        renewed += u32::from(left > before);
+        before = left;
+        if renewed >= 6 { Ok(()) } else { Err(renewed) }
+    })
+    .await;
     app.kill().await.unwrap();
     second.leads().await;
     assert_eq!(sidecar.ended().await, Some(0));

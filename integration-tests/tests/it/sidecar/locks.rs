@@ -93,6 +93,9 @@ async fn what_can_not_be_asked_is_refused_with_a_reason() {
         assert_eq!(answer.code, code, "{path}: {answer:?}");
         assert!(answer.json()["error"].as_str().unwrap().contains(why), "{path}: {answer:?}");
     }
+    for path in ["/v1/elections/%0A", "/v1/elections/%0A/events"] {
+        assert_eq!(sidecar.get(path).await.code, 400, "{path}");
+    }
 }
 
 #[tokio::test]

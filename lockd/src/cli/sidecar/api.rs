@@ -14,6 +14,7 @@ use axum::{
 };
 use futures::{Stream, StreamExt as _, stream};
 use lockd_client::{Client, Error, ErrorKind, FencingToken, Observation, Released};
+use lockd_proto::LockName;
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::{Value, json};
 use tokio::sync::OwnedSemaphorePermit;
@@ -138,13 +139,14 @@ async fn election(State(sidecar): State<Sidecar>, Path(path): Path<String>) -> R
         Some(name) => (name, true),
         None => (path.as_str(), false),
     };
-    let own = sidecar.own.as_ref().filter(|own| own.election == name);
+    if let Err(error) = LockName::parse(name) {
+        return refusal(StatusCode::BAD_REQUEST, error);
+    }
     if events {
         return follow(&sidecar, name);
     }
-    if let Some(own) = own {
-        let standing = own.standing();
-        return shown(&standing, name);
+    if let Some(own) = sidecar.own_election(name) {
+        return shown(&own.standing(), name);
     }
     let Some(client) = sidecar.client.get() else { return not_connected() };
     match Standing::ask(client, name).await {
@@ -171,7 +173,7 @@ impl Source {
     async fn next(&mut self) -> Option<Standing> {
         match self {
             Self::Own(changes) => Some(changes.next().await),
-            // What can't be observed at all, such as a bad name, is refused before.
+            // Only a bad name can't be observed at all, and is refused before.
             Self::Other(observation) => observation.next().await.ok().map(Standing::from),
         }
     }
@@ -181,8 +183,7 @@ fn follow(sidecar: &Sidecar, name: &str) -> Response {
     let Ok(permit) = sidecar.streams.clone().try_acquire_owned() else {
         return refusal(StatusCode::TOO_MANY_REQUESTS, "too many streams of events");
     };
-    let own = sidecar.own.as_ref().filter(|own| own.election == name);
-    let source = match (own, sidecar.client.get()) {
+    let source = match (sidecar.own_election(name), sidecar.client.get()) {
         (Some(own), _) => Source::Own(own.changes()),
         (None, Some(client)) => Source::Other(Box::new(client.election(name).observe())),
         (None, None) => return not_connected(),
@@ -208,10 +209,11 @@ async fn resign(State(sidecar): State<Sidecar>, Path(path): Path<String>) -> Res
     let Some(name) = path.strip_suffix(":resign") else {
         return refusal(StatusCode::NOT_FOUND, "only :resign can be posted to an election");
     };
-    let Some(own) = sidecar.own.as_ref().filter(|own| own.election == name) else {
+    let Some(own) = sidecar.own_election(name) else {
         return refusal(StatusCode::NOT_FOUND, "this sidecar does not campaign in that election");
     };
-    let Some(reign) = own.reigns() else {
+    let latest = own.reign.borrow().clone();
+    let Some(reign) = latest.filter(|reign| !reign.valid_for().is_zero()) else {
         return refusal(StatusCode::CONFLICT, "this sidecar does not lead");
     };
     own.resign.notify_waiters();

@@ -61,16 +61,13 @@ impl Own {
         (Self { election, identity, reign, resign, observed }, Told(told))
     }
 
-    /// Its reign, if that can be proved at this moment.
-    pub(super) fn reigns(&self) -> Option<Reign> {
-        self.reign.borrow().clone().filter(|reign| !reign.valid_for().is_zero())
-    }
-
     pub(super) fn standing(&self) -> Standing {
-        if let Some(reign) = self.reigns() {
-            return Standing::Me(reign.token, self.identity.clone(), reign.valid_for());
-        }
         let latest = self.reign.borrow().clone();
+        // Looked at once: a moment later it may be over.
+        let left = latest.as_ref().map(Reign::valid_for).unwrap_or_default();
+        if let Some(reign) = latest.as_ref().filter(|_| !left.is_zero()) {
+            return Standing::Me(reign.token, self.identity.clone(), left);
+        }
         match &*self.observed.borrow() {
             // It led until now, and what was observed is of that time.
             Observed::Leader(leader) if latest.is_some_and(|last| last.token == leader.token) => {
@@ -106,16 +103,16 @@ impl Changes {
                 return now;
             }
             let over = async {
-                match latest.filter(|reign| !reign.valid_for().is_zero()) {
-                    Some(reign) => drop(reign.context.cancelled().await),
-                    None => std::future::pending().await,
+                match (&now, latest) {
+                    (Standing::Me(..), Some(reign)) => drop(reign.context.cancelled().await),
+                    _ => std::future::pending().await,
                 }
             };
-            // The senders outlive whoever is served.
+            // Who observes ends with the sidecar, or earlier: then nothing more is heard from there.
             tokio::select! {
                 () = over => {}
-                _ = self.reign.changed() => {}
-                _ = self.own.observed.changed() => {}
+                Ok(()) = self.reign.changed() => {}
+                Ok(()) = self.own.observed.changed() => {}
             }
         }
     }
@@ -137,6 +134,7 @@ impl Told {
                 }
                 Err(error) => {
                     tracing::error!(%error, "the election can't be observed");
+                    self.0.send_replace(Observed::Unknown);
                     return;
                 }
             }
