@@ -13,13 +13,17 @@ use std::{
 };
 
 use futures::{FutureExt as _, future::select_all};
-use lockd_proto::clock::{Clock, Instant};
+use lockd_proto::{
+    TraceParent,
+    clock::{Clock, Instant},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     guard::Guard,
     held::{Held, LossReason},
     propagation::Propagation,
+    trace,
 };
 
 /// How long a call may take, and what ends it early. Cheap to clone.
@@ -45,6 +49,7 @@ struct Node {
     token: CancellationToken,
     deadline: Option<Instant>,
     trace_id: Option<Arc<str>>,
+    trace_parent: Option<TraceParent>,
     request_id: Option<Arc<str>>,
     propagation: Propagation,
     value: Option<Value>,
@@ -120,6 +125,7 @@ impl Context {
             token: CancellationToken::new(),
             deadline: None,
             trace_id: None,
+            trace_parent: None,
             request_id: None,
             propagation: Propagation::of_process(),
             value: None,
@@ -136,6 +142,7 @@ impl Context {
             token: self.node.token.child_token(),
             deadline: self.node.deadline,
             trace_id: self.node.trace_id.clone(),
+            trace_parent: self.node.trace_parent,
             request_id: self.node.request_id.clone(),
             propagation: self.node.propagation,
             value: None,
@@ -149,6 +156,7 @@ impl Context {
     pub(crate) fn detached(&self) -> Self {
         let background = Node {
             trace_id: self.node.trace_id.clone(),
+            trace_parent: self.node.trace_parent,
             request_id: self.node.request_id.clone(),
             ..Self::background_on(self.node.clock.clone()).child()
         };
@@ -184,11 +192,32 @@ impl Context {
     }
 
     /// A child that belongs to a trace. A W3C trace id (32 hexadecimal digits) also goes out
-    /// as `traceparent`.
+    /// as `traceparent`; where the caller's span is known, say so by
+    /// [`with_trace_parent`](Self::with_trace_parent).
     #[must_use]
     pub fn with_trace_id(&self, trace_id: impl AsRef<str>) -> Self {
         let mut node = self.child();
         node.trace_id = Some(trace_id.as_ref().into());
+        node.trace_parent = None;
+        Self { node: Arc::new(node) }
+    }
+
+    /// A child whose calls are children of this span: it goes out as `traceparent`, and lockd
+    /// hangs its own spans below it.
+    ///
+    /// ```
+    /// use lockd_client::Context;
+    ///
+    /// let header = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    /// let ctx = Context::background().with_trace_parent(header.parse()?);
+    /// assert_eq!(ctx.trace_id(), Some("4bf92f3577b34da6a3ce929d0e0e4736"));
+    /// # Ok::<(), lockd_client::TraceParentError>(())
+    /// ```
+    #[must_use]
+    pub fn with_trace_parent(&self, parent: TraceParent) -> Self {
+        let mut node = self.child();
+        node.trace_id = Some(hex::encode(parent.trace_id()).into());
+        node.trace_parent = Some(parent);
         Self { node: Arc::new(node) }
     }
 
@@ -272,6 +301,14 @@ impl Context {
     #[must_use]
     pub fn trace_id(&self) -> Option<&str> {
         self.node.trace_id.as_deref()
+    }
+
+    /// The span that calls made in this context are children of: the one that was given, or one
+    /// that nobody reports of a trace of which only the W3C id was given.
+    #[must_use]
+    pub fn trace_parent(&self) -> Option<TraceParent> {
+        let unreported = || self.trace_id().and_then(trace::some_span);
+        self.node.trace_parent.or_else(unreported)
     }
 
     /// The request id, if one was given to it or to a context above it.

@@ -126,10 +126,7 @@ impl Protocol for Http {
     }
 
     fn describe(&self, headers: &HeaderMap, ctx: Context) -> Context {
-        let ctx = match trace::read(headers) {
-            Some(trace_id) => ctx.with_trace_id(trace_id),
-            None => ctx,
-        };
+        let ctx = trace::read(headers, ctx);
         // Only what is visible ASCII, so that it can be logged and sent along as it is.
         let id = headers.get(REQUEST_ID).and_then(|value| value.to_str().ok());
         match id.filter(|id| (1..=MAX_REQUEST_ID).contains(&id.len())) {

@@ -85,7 +85,7 @@ pub use held::{LockState, LossReason};
 pub use inspect::{LockEvent, LockWatch, Page, ServerStatus};
 pub use lock::LockBuilder;
 pub use lockd_proto::{
-    FencingToken, LockName, SessionId,
+    FencingToken, LockName, SessionId, TraceParent, TraceParentError,
     clock::{Clock, Instant},
 };
 pub use once::{Once, OnceError, OnceRun, Turn};

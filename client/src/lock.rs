@@ -266,6 +266,7 @@ impl LockBuilder {
             more_names: names.collect(),
             mode: Some(v1::Mode { mode: Some(self.mode) }),
             trace_id: ctx.trace_id().unwrap_or_default().to_owned(),
+            traceparent: ctx.trace_parent().map(|it| it.to_string()).unwrap_or_default(),
             ..self.message.clone()
         }
     }

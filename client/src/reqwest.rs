@@ -88,7 +88,7 @@ impl HttpCall {
         reserve: Duration,
     ) -> Result<Response, Fault> {
         let headers = request.headers_mut();
-        trace::write(ctx.trace_id(), headers);
+        trace::write(ctx, headers);
         let id = ctx.request_id().and_then(|id| HeaderValue::from_str(id).ok());
         if let Some(id) = id.filter(|_| !headers.contains_key(REQUEST_ID)) {
             headers.insert(REQUEST_ID, id);

@@ -1,38 +1,38 @@
-//! W3C trace contexts: a trace id as the header `traceparent`, and back.
-//!
-//! Source: <https://www.w3.org/TR/trace-context/>.
+//! Traces: contexts as the header `traceparent`, and back.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
-use lockd_proto::RequestId;
+use lockd_proto::{RequestId, TraceParent};
+
+use crate::context::Context;
 
 pub(crate) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
-/// The trace id of a request.
+/// The context of a request that may belong to a trace. A header that is malformed is none, as W3C
+/// asks for.
 #[cfg(any(feature = "grpc", feature = "http"))]
-pub(crate) fn read(headers: &HeaderMap) -> Option<&str> {
-    let text = headers.get(TRACEPARENT)?.to_str().ok()?;
-    let id = text.split('-').nth(1)?;
-    let valid = id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit());
-    (valid && id.bytes().any(|b| b != b'0')).then_some(id)
+pub(crate) fn read(headers: &HeaderMap, ctx: Context) -> Context {
+    let header = headers.get(TRACEPARENT).and_then(|value| value.to_str().ok());
+    match header.and_then(|text| text.parse().ok()) {
+        Some(parent) => ctx.with_trace_parent(parent),
+        None => ctx,
+    }
 }
 
-/// Sends a trace id along, unless the request has one of its own.
-pub(crate) fn write(trace_id: Option<&str>, headers: &mut HeaderMap) {
-    let parent = trace_id.and_then(traceparent);
+/// Sends a trace along, unless the request has one of its own.
+pub(crate) fn write(ctx: &Context, headers: &mut HeaderMap) {
+    let parent = ctx.trace_parent().map(|parent| parent.to_string());
     let parent = parent.and_then(|text| HeaderValue::from_str(&text).ok());
     if let Some(parent) = parent.filter(|_| !headers.contains_key(TRACEPARENT)) {
         headers.insert(TRACEPARENT, parent);
     }
 }
 
-/// A `traceparent` for a trace id, if it is one.
-fn traceparent(trace_id: &str) -> Option<String> {
-    let hex = trace_id.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-    let valid = hex && trace_id.len() == 32 && trace_id.bytes().any(|b| b != b'0');
-    // The first half of a random id is never zero: it carries the version.
-    let id = RequestId::random();
-    let (span, _) = id.as_bytes().split_at(8);
-    valid.then(|| format!("00-{trace_id}-{}-01", hex::encode(span)))
+/// A span of a trace of which only the id is known, where that is a W3C one.
+pub(crate) fn some_span(trace_id: &str) -> Option<TraceParent> {
+    let mut trace = [0; 16];
+    hex::decode_to_slice(trace_id, &mut trace).ok()?;
+    let (span, _) = RequestId::random().as_bytes().split_first_chunk().map(|(a, b)| (*a, b))?;
+    TraceParent::new(trace, span)
 }
 
 #[cfg(test)]
@@ -41,11 +41,10 @@ mod tests {
 
     #[test]
     fn only_a_w3c_trace_id_becomes_a_traceparent() {
-        let parent = traceparent("4bf92f3577b34da6a3ce929d0e0e4736").unwrap();
+        let parent = some_span("4bf92f3577b34da6a3ce929d0e0e4736").unwrap().to_string();
         assert!(parent.starts_with("00-4bf92f3577b34da6a3ce929d0e0e4736-"), "{parent}");
-        assert_eq!(parent.len(), 55);
         for invalid in ["", "abc", "00000000000000000000000000000000", "zz"] {
-            assert_eq!(traceparent(invalid), None);
+            assert_eq!(some_span(invalid), None);
         }
     }
 }

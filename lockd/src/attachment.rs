@@ -215,8 +215,7 @@ impl Attachment {
         let Some((lock, token)) = self.requests.held(id) else {
             return vec![Action::Tell(id, Reply::failed(NOT_HELD))];
         };
-        let entry = EntryId { session: self.session.id, request: id };
-        let engine = self.engine.clone();
+        let (entry, engine) = (self.entry(id), self.engine.clone());
         let update = async move {
             // A grant may be ahead of the view.
             engine.catch_up(token).await?;
@@ -242,6 +241,7 @@ impl Attachment {
 
     fn acquire(&mut self, acquire: Acquire) -> Vec<Action> {
         let id = acquire.request;
+        self.engine.traces.asked(self.session.id, &acquire);
         if let Some(error) = self.engine.not_ready() {
             return vec![Action::Tell(id, Reply::failed(error))];
         }
@@ -316,6 +316,7 @@ impl Attachment {
                 Action::Submit(id, op) => self.submit(id, op),
                 Action::Tell(id, reply) => {
                     metrics::told(&reply);
+                    self.engine.traces.told(self.entry(id), &reply);
                     if !reply.is_interim() {
                         self.deadlines.forget(id);
                     }
@@ -324,6 +325,10 @@ impl Attachment {
             }
         }
         next
+    }
+
+    fn entry(&self, request: RequestId) -> EntryId {
+        EntryId { session: self.session.id, request }
     }
 
     fn submit(&mut self, id: RequestId, op: Op) {
@@ -391,5 +396,11 @@ impl Attachment {
                 Next::Stop
             }
         }
+    }
+}
+
+impl Drop for Attachment {
+    fn drop(&mut self) {
+        self.requests.ids().for_each(|id| self.engine.traces.abandoned(self.entry(id)));
     }
 }

@@ -80,6 +80,8 @@ pub struct Settings {
     pub log: String,
     /// How to write them.
     pub log_format: LogFormat,
+    /// Where traces are sent, if anywhere.
+    pub otlp_endpoint: Option<String>,
 }
 
 /// The flags that set it.
@@ -179,6 +181,11 @@ pub struct Flags {
     #[arg(long, value_name = "FORMAT")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub log_format: Option<LogFormat>,
+
+    /// Where to send traces by OTLP over gRPC, such as http://collector:4317 [default: nowhere]
+    #[arg(long, value_name = "URL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub otlp_endpoint: Option<String>,
 }
 
 /// Why a configuration can't be used.
@@ -236,6 +243,7 @@ impl Default for Settings {
             name: default_name(),
             log: "info".to_owned(),
             log_format: LogFormat::Text,
+            otlp_endpoint: None,
         }
     }
 }
@@ -309,6 +317,12 @@ impl Settings {
         if let Some(url) = self.etcd_endpoints.iter().find(|url| !is_endpoint(url)) {
             return Err(invalid(format!(
                 "etcd_endpoints has {url:?}, which is no address: give http://HOST:PORT"
+            )));
+        }
+        let is_url = |url: &str| url.contains("://") && is_endpoint(url);
+        if let Some(url) = self.otlp_endpoint.as_ref().filter(|url| !is_url(url)) {
+            return Err(invalid(format!(
+                "otlp_endpoint is {url:?}, which is no address: give http://HOST:4317"
             )));
         }
         let limits = [self.max_waiters, self.max_entries, self.max_sessions];

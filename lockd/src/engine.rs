@@ -20,6 +20,7 @@ use crate::{
     sessions::Sessions,
     store::{Enqueue, Join, Op, Outcome, Revision, Store, StoreError},
     tasks::Tasks,
+    traces::Traces,
     view::View,
 };
 
@@ -55,6 +56,8 @@ pub struct WorkingParts {
     pub attached: Attached,
     /// How much there may be.
     pub limits: Limits,
+    /// Who hears of requests that are traced.
+    pub traces: Traces,
 }
 
 /// Counts the streams that end at this replica.

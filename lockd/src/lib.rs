@@ -21,6 +21,8 @@ pub mod locks;
 pub mod logs;
 pub mod metrics;
 pub mod mode;
+#[cfg(feature = "cli")]
+pub mod otlp;
 pub mod queue;
 pub mod reaper;
 pub mod record;
@@ -29,4 +31,5 @@ pub mod serve;
 pub mod sessions;
 pub mod store;
 pub mod tasks;
+pub mod traces;
 pub mod view;

@@ -46,6 +46,7 @@ impl Engine {
         let (id, max_wait) = (acquire.request, acquire.max_wait);
         let record = EntryRecord { follower: follower::mark()?, ..(*acquire.record).clone() };
         let acquire = Acquire { record: Arc::new(record), ..acquire };
+        self.traces.asked(session.id, &acquire);
         let start = |requests: &mut Requests| requests.acquire(acquire, &self.view);
         let reply = self.follow(&session, id, max_wait, start).await?;
         metrics::told(&reply);

@@ -8,11 +8,7 @@ use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gau
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::runtime::Handle;
 
-use crate::{
-    engine::Engine,
-    requests::{Refusal, Reply},
-    view::HandoffReason,
-};
+use crate::{engine::Engine, requests::Reply, view::HandoffReason};
 
 /// From the commit of a fast disk to a long wait.
 const SECONDS: [f64; 16] = [
@@ -160,15 +156,7 @@ fn look_at(engine: &Engine) {
 pub fn told(reply: &Reply) {
     let result = match reply {
         Reply::Granted { .. } => "granted",
-        Reply::Refused { refusal, .. } => match refusal {
-            Refusal::Busy => "busy",
-            Refusal::WaitExpired => "wait_expired",
-            Refusal::Cancelled => "cancelled",
-            Refusal::Forced => "forced",
-            Refusal::Deadlock(_) => "deadlock",
-            Refusal::Broken => "broken",
-            Refusal::Done(_) => "done",
-        },
+        Reply::Refused { refusal, .. } => refusal.name(),
         Reply::Failed(_) => return counter!("lockd_requests_failed_total").increment(1),
         Reply::Queued(_)
         | Reply::Released(_)
@@ -186,16 +174,7 @@ pub fn waited(wait: Duration) {
 
 /// A holder has given way.
 pub fn gave_way(reason: &HandoffReason, held: Option<Duration>) {
-    let reason = match reason {
-        HandoffReason::Released => "released",
-        HandoffReason::Yielded => "yielded",
-        HandoffReason::Expired => "expired",
-        HandoffReason::Closed => "closed",
-        HandoffReason::Forced(_) => "forced",
-        // It waited, and held nothing.
-        HandoffReason::Cancelled => return,
-    };
-    counter!("lockd_releases_total", "reason" => reason).increment(1);
+    counter!("lockd_releases_total", "reason" => reason.name()).increment(1);
     if let Some(held) = held {
         histogram!("lockd_hold_seconds").record(held);
     }

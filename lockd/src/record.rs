@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use bytes::Bytes;
-use lockd_proto::v1;
+use lockd_proto::{TraceParent, v1};
 use prost::Message;
 
 use crate::mode::{Mode, OnLoss};
@@ -79,6 +79,9 @@ pub struct EntryRecord {
     /// entry over by writing its own here, so that the call that broke off leaves it alone.
     #[prost(fixed64, tag = "13")]
     pub follower: u64,
+    /// The span that it was asked for in, as in the header `traceparent`; may be empty.
+    #[prost(string, tag = "14")]
+    pub traceparent: String,
 }
 
 /// Why an entry was taken out though its session lives and has not asked for it.
@@ -114,6 +117,12 @@ impl EntryRecord {
             && self.names == other.names
             && self.owner == other.owner
             && self.lock_delay_ms == other.lock_delay_ms
+    }
+
+    /// The span that it was asked for in.
+    #[must_use]
+    pub fn trace(&self) -> Option<TraceParent> {
+        self.traceparent.parse().ok()
     }
 
     /// The mode that was asked for.

@@ -199,6 +199,11 @@ impl Requests {
         acquire.obstacle(&self.owner, &self.limits, view)
     }
 
+    /// The requests that are open.
+    pub fn ids(&self) -> impl Iterator<Item = RequestId> {
+        self.open.keys().copied()
+    }
+
     /// A lock that a request holds, and its token.
     #[must_use]
     pub fn held(&self, id: RequestId) -> Option<(LockId, Revision)> {

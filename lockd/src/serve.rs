@@ -18,6 +18,7 @@ use crate::{
     sessions::Sessions,
     store::Store,
     tasks::Tasks,
+    traces::Traces,
     view::View,
 };
 
@@ -38,6 +39,8 @@ pub struct Replica {
     pub metrics: Exporter,
     /// What is logged.
     pub logs: Logs,
+    /// Who hears of requests that are traced.
+    pub traces: Traces,
 }
 
 /// Why a replica could not serve.
@@ -81,8 +84,9 @@ pub async fn run(
 ) -> Result<(), ServeError> {
     let grpc_at = replica.grpc.local_addr().map_err(ServeError::Address)?;
     let http_at = replica.http.local_addr().map_err(ServeError::Address)?;
-    let Replica { name, limits, .. } = &replica;
-    let parts = Parts { name: name.clone(), limits: *limits, clock: Clock::system() };
+    let Replica { name, limits, traces, .. } = &replica;
+    let (name, traces, clock) = (name.clone(), traces.clone(), Clock::system());
+    let parts = Parts { name, limits: *limits, clock, traces };
     let engine = compose(parts, store, &life);
     let (reporter, health) = tonic_health::server::health_reporter();
     let stopped = || life.stop.clone().cancelled_owned();
@@ -120,12 +124,13 @@ pub(crate) struct Parts {
     pub(crate) name: String,
     pub(crate) limits: Limits,
     pub(crate) clock: Clock,
+    pub(crate) traces: Traces,
 }
 
 /// The engine of a replica, with everything that runs beside its requests.
 pub(crate) fn compose(parts: Parts, store: Arc<dyn Store>, life: &Lifecycle) -> Engine {
-    let Parts { name, limits, clock } = parts;
-    let view = Arc::new(View::new(clock.clone()));
+    let Parts { name, limits, clock, traces } = parts;
+    let view = Arc::new(View::new(clock.clone()).with_traces(traces.clone()));
     let (batcher, batches) = Batcher::new(store.clone(), life.end.clone());
     life.tasks.spawn("batcher", batches);
     let (feed, fed, end) = (store.watch(), view.clone(), life.end.clone());
@@ -150,6 +155,7 @@ pub(crate) fn compose(parts: Parts, store: Arc<dyn Store>, life: &Lifecycle) -> 
         end: life.end.clone(),
         attached: Attached::default(),
         limits,
+        traces,
     });
     life.tasks.spawn("reaper", reaper::run(engine.clone()));
     life.tasks.spawn("deadlock detector", detector::run(engine.clone()));

@@ -41,6 +41,7 @@ use crate::{
     queue::{Queue, Seated},
     record::{EntryRecord, NoteRecord, SessionRecord},
     store::{Feed, LeaseId, Revision},
+    traces::Traces,
 };
 
 /// A view that the store has not confirmed for this long grants nothing and is not ready. The
@@ -94,6 +95,7 @@ struct State {
     listeners: Listeners,
     /// How many entries wait.
     waiting: usize,
+    traces: Traces,
 }
 
 /// What tells an entry from every other: a client may use a request id for several locks.
@@ -165,6 +167,13 @@ impl View {
             waits: Notify::new(),
             clock,
         }
+    }
+
+    /// Tells these of what happens to entries that are traced.
+    #[must_use]
+    pub fn with_traces(mut self, traces: Traces) -> Self {
+        self.state.get_mut().unwrap_or_else(PoisonError::into_inner).traces = traces;
+        self
     }
 
     /// Applies a watch until it ends.

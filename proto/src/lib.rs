@@ -12,12 +12,14 @@ mod name;
 #[cfg(feature = "retry")]
 pub mod retry;
 mod token;
+mod trace_parent;
 mod ttl;
 
 pub use id::{IdError, RequestId, SessionId};
 pub use metadata::{MAX_METADATA_BYTES, MetadataTooLarge, check_metadata};
 pub use name::{LockName, MAX_NAME_BYTES, NameError, Namespace};
 pub use token::FencingToken;
+pub use trace_parent::{TraceParent, TraceParentError};
 pub use ttl::{DEFAULT_TTL, MAX_TTL, Ttl, TtlOutOfRange, TtlRange, safety_margin};
 
 /// The `ErrorInfo` domain of every lockd error.

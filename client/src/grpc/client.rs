@@ -96,6 +96,6 @@ impl<S> DeadlineService<S> {
         if let Some(timeout) = timeout {
             headers.insert(timeout::TIMEOUT, timeout);
         }
-        trace::write(ctx.trace_id(), headers);
+        trace::write(ctx, headers);
     }
 }

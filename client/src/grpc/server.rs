@@ -67,10 +67,7 @@ impl Protocol for Grpc {
     }
 
     fn describe(&self, headers: &HeaderMap, ctx: Context) -> Context {
-        match trace::read(headers) {
-            Some(trace_id) => ctx.with_trace_id(trace_id),
-            None => ctx,
-        }
+        trace::read(headers, ctx)
     }
 
     fn answer(cause: &Cause) -> Response<Bytes> {

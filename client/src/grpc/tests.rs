@@ -128,19 +128,31 @@ async fn sent(ctx: &Context, request: Request<()>) -> HeaderMap {
     ctx.scope(call).await
 }
 
+fn trace(headers: &HeaderMap) -> Context {
+    crate::trace::read(headers, Context::background())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_goes_on_with_the_span_that_it_came_with() {
+    let parent = format!("00-{TRACE}-00f067aa0ba902b7-00");
+    let came = trace(request(&[("traceparent", &parent)]).headers());
+    let headers = sent(&came, request(&[])).await;
+    assert_eq!(headers.get("traceparent").unwrap(), parent.as_str());
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_call_carries_what_is_left_less_the_reserve() {
     let ctx = Context::background_on(Clock::tokio()).with_trace_id(TRACE).with_timeout(SECOND);
     let headers = sent(&ctx, request(&[])).await;
     assert_eq!(timeout::read(&headers), Some(SECOND - Duration::from_millis(5)));
-    assert_eq!(crate::trace::read(&headers), Some(TRACE));
+    assert_eq!(trace(&headers).trace_id(), Some(TRACE));
     // A shorter timeout of the call's own stays, and so does its trace.
     let other = "0af7651916cd43dd8448eb211c80319c";
     let parent = format!("00-{other}-00f067aa0ba902b7-01");
     let own = request(&[("grpc-timeout", "10m"), ("traceparent", &parent)]);
     let headers = sent(&ctx, own).await;
     assert_eq!(timeout::read(&headers), Some(SECOND / 100));
-    assert_eq!(crate::trace::read(&headers), Some(other));
+    assert_eq!(trace(&headers).trace_id(), Some(other));
     let headers = sent(&Context::background(), request(&[])).await;
     assert_eq!(headers.len(), 0, "nothing is said where nothing is known");
     // That of the request is nearer than that of the task.

@@ -30,5 +30,6 @@ mod resume;
 mod sidecar;
 mod store;
 mod store_outage;
+mod traces;
 mod watching;
 mod world;

@@ -5,7 +5,9 @@ use std::{
     time::Duration,
 };
 
-use integration_tests::{Daemon, Etcd, StoreKind, eventually, unique_prefix};
+use integration_tests::{
+    Daemon, Etcd, StoreKind, daemon::DaemonBuilder, eventually, unique_prefix,
+};
 use lockd_client::{Client, Context, Guard, LockInfo, leak};
 use lockd_proto::v1::{
     self, lock_service_client::LockServiceClient, session_service_client::SessionServiceClient,
@@ -99,21 +101,31 @@ impl Drop for World {
 impl World {
     /// One daemon on a folder of its own.
     pub(crate) async fn embedded() -> Self {
+        Self::embedded_with(|daemon| daemon).await
+    }
+
+    /// The same, started in another way.
+    pub(crate) async fn embedded_with(start: impl Fn(DaemonBuilder) -> DaemonBuilder) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let store = StoreKind::Embedded { dir: dir.path().join("data") };
-        let daemon = Daemon::builder().store(store).start().await;
+        let daemon = start(Daemon::builder().store(store)).start().await;
         Self { daemons: vec![daemon], dir: Some(dir), aftermath: Aftermath::default() }
     }
 
     /// Two replicas in front of one etcd.
     pub(crate) async fn etcd() -> Self {
+        Self::etcd_with(|daemon| daemon).await
+    }
+
+    /// The same, started in another way.
+    pub(crate) async fn etcd_with(start: impl Fn(DaemonBuilder) -> DaemonBuilder) -> Self {
         let etcd = Etcd::shared().await;
         let prefix = unique_prefix();
         let mut daemons = Vec::new();
         for _ in 0..2 {
             let (endpoints, prefix) = (etcd.endpoints(), prefix.clone());
             let store = StoreKind::Etcd { endpoints, prefix };
-            let daemon = Daemon::builder().store(store).start().await;
+            let daemon = start(Daemon::builder().store(store)).start().await;
             ready(&daemon).await;
             daemons.push(daemon);
         }

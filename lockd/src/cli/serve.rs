@@ -18,6 +18,7 @@ use crate::{
     config::{ConfigError, Flags, Settings, StoreKind},
     logs::{LogError, Logs},
     metrics::Exporter,
+    otlp::Otlp,
     serve::{self, Lifecycle, Replica},
     store::{Store, StoreError, embedded::EmbeddedStore, etcd::EtcdStore},
 };
@@ -77,6 +78,10 @@ pub(super) async fn serve(
     Daemon { settings, logs, store, life }: Daemon,
     ready: impl FnOnce(SocketAddr, SocketAddr) -> Result<(), Failure>,
 ) -> Result<Exit, Failure> {
+    let otlp = settings.otlp_endpoint.as_ref().map(|url| Otlp::to(url, &settings.name));
+    let otlp = otlp.transpose().map_err(|error| {
+        Failure::new(Exit::Config, format!("--otlp-endpoint: {error}; give http://HOST:4317"))
+    })?;
     let replica = Replica {
         name: settings.name.clone(),
         grpc: listen("--listen", settings.listen).await?,
@@ -85,10 +90,14 @@ pub(super) async fn serve(
         limits: settings.limits(),
         metrics: Exporter::install().map_err(Failure::internal)?,
         logs,
+        traces: otlp.as_ref().map(Otlp::traces).unwrap_or_default(),
     };
     stop_on_signals(&life)?;
     let mut printed = Ok(());
     let served = serve::run(replica, store, life, |grpc, http| printed = ready(grpc, http)).await;
+    if let Some(otlp) = otlp {
+        otlp.flush().await;
+    }
     served.map_err(|error| Failure::internal(anyhow::Error::from(error)))?;
     printed?;
     Ok(Exit::Success)

@@ -8,7 +8,7 @@ use figment::{
 use super::{ConfigError, ENV, invalid};
 
 /// The keys of [`super::Settings`].
-const KEYS: [&str; 19] = [
+const KEYS: [&str; 20] = [
     "store",
     "data_dir",
     "etcd_endpoints",
@@ -28,6 +28,7 @@ const KEYS: [&str; 19] = [
     "name",
     "log",
     "log_format",
+    "otlp_endpoint",
 ];
 
 /// Variables with our prefix that are not the daemon's own: those of clients (whose layer it has), of the commands that

@@ -13,6 +13,7 @@ use crate::{
     serve::{Lifecycle, Parts, compose},
     sessions::{Credential, Stream},
     store::embedded::EmbeddedStore,
+    traces::Traces,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -48,7 +49,12 @@ impl Replica {
         let (clock, life) = (Clock::tokio(), Lifecycle::default());
         let store = EmbeddedStore::in_memory(clock.clone(), &life.tasks, life.end.clone()).unwrap();
         let limits = crate::requests::Limits::default();
-        let parts = Parts { name: "test".to_owned(), limits, clock: clock.clone() };
+        let parts = Parts {
+            name: "test".to_owned(),
+            limits,
+            clock: clock.clone(),
+            traces: Traces::default(),
+        };
         let engine = compose(parts, Arc::new(store), &life);
         engine.view.reached(Revision::default()).await;
         Self { engine, clock, _life: life }

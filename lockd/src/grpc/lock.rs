@@ -33,7 +33,8 @@ impl LockService for Api {
         &self,
         request: Request<v1::AcquireRequest>,
     ) -> Result<Response<v1::AcquireResponse>, Status> {
-        let acquired = acquire(&self.engine, request.into_inner()).await;
+        let header = translate::traceparent(request.metadata());
+        let acquired = acquire(&self.engine, request.into_inner(), header).await;
         acquired.map(Response::new).map_err(|error| to_status(&error))
     }
 
@@ -117,9 +118,13 @@ fn scope(request: v1::WatchRequest) -> Result<Scope, Error> {
 async fn acquire(
     engine: &Engine,
     request: v1::AcquireRequest,
+    traceparent: Option<String>,
 ) -> Result<v1::AcquireResponse, Error> {
     let credential = translate::credential(request.session)?;
-    let asked = request.acquire.unwrap_or_default();
+    let mut asked = request.acquire.unwrap_or_default();
+    if asked.traceparent.is_empty() {
+        asked.traceparent = traceparent.unwrap_or_default();
+    }
     let id = match asked.request_id.as_slice() {
         [] => RequestId::random(),
         bytes => translate::request_id(bytes)?,

@@ -7,8 +7,10 @@ use std::{
 
 use bytes::Bytes;
 use lockd_proto::{
-    FencingToken, LockName, MAX_METADATA_BYTES, Namespace, RequestId, check_metadata, v1,
+    FencingToken, LockName, MAX_METADATA_BYTES, Namespace, RequestId, TraceParent,
+    TraceParentError, check_metadata, v1,
 };
+use tonic::metadata::MetadataMap;
 
 use crate::{
     detector::describe,
@@ -110,11 +112,13 @@ pub(super) fn acquire(request: RequestId, acquire: v1::Acquire) -> Result<Acquir
     if matches!(mode, Mode::Party { .. }) && max_wait.is_some_and(|wait| wait.is_zero()) {
         return Err(invalid("max_wait", "is zero: a barrier can't be tried, only waited for"));
     }
+    let trace = trace(&acquire.traceparent)?;
     let names = locks.iter().map(|lock| lock.name().to_owned());
     let record = EntryRecord {
         names: if locks.len() > 1 { names.collect() } else { vec![] },
         metadata: acquire.metadata,
-        trace_id: acquire.trace_id,
+        trace_id: trace.map_or(acquire.trace_id, |trace| hex::encode(trace.trace_id())),
+        traceparent: acquire.traceparent,
         made_unix_ms: unix_ms(),
         mode: (mode != Mode::default()).then(|| mode.to_wire()),
         value: acquire.value.into(),
@@ -124,6 +128,18 @@ pub(super) fn acquire(request: RequestId, acquire: v1::Acquire) -> Result<Acquir
         ..EntryRecord::default()
     };
     Ok(Acquire { request, locks: locks.into(), record: Arc::new(record), max_wait })
+}
+
+/// What a call says in its header; one that is malformed says nothing, as W3C asks for.
+pub(super) fn traceparent(metadata: &MetadataMap) -> Option<String> {
+    let header = metadata.get("traceparent")?.to_str().ok()?;
+    header.parse::<TraceParent>().ok().map(|parent| parent.to_string())
+}
+
+fn trace(traceparent: &str) -> Result<Option<TraceParent>, Error> {
+    let given = Some(traceparent).filter(|text| !text.is_empty());
+    let invalid = |error: TraceParentError| invalid("traceparent", format!("is {error}"));
+    given.map(|text| text.parse().map_err(invalid)).transpose()
 }
 
 /// The locks that an acquire asks for.

@@ -10,6 +10,7 @@ use super::WRITE_TIMEOUT;
 use crate::{
     engine::Engine,
     error::Error,
+    keys::EntryId,
     requests::{Action, Owner, Reply, Requests},
     store::{Outcome, StoreError},
     view::{SessionEvent, SessionEvents},
@@ -141,6 +142,7 @@ impl Follower {
                 }
                 Action::Tell(_, Reply::Queued(_) | Reply::YieldRequested(_)) => {}
                 Action::Tell(_, reply) => {
+                    self.engine.traces.told(self.entry(), &reply);
                     let granted = matches!(reply, Reply::Granted { .. });
                     if !self.answer(Ok(reply)) && granted {
                         // Nobody takes it: it is given back.
@@ -155,6 +157,10 @@ impl Follower {
         if answered && settled { Next::Over } else { Next::GoOn }
     }
 
+    fn entry(&self) -> EntryId {
+        EntryId { session: self.requests.owner().session, request: self.id }
+    }
+
     /// Answers the caller, and says whether it took the answer.
     fn answer(&mut self, answer: Answer) -> bool {
         let Some(caller) = self.caller.take() else { return false };
@@ -164,6 +170,12 @@ impl Follower {
         };
         let accepted = answer.is_ok();
         caller.send(answer).is_ok() && accepted
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.engine.traces.abandoned(self.entry());
     }
 }
 

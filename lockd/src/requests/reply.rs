@@ -78,6 +78,22 @@ pub enum Refusal {
     Done(Bytes),
 }
 
+impl Refusal {
+    /// What metrics and traces call it.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Busy => "busy",
+            Self::WaitExpired => "wait_expired",
+            Self::Cancelled => "cancelled",
+            Self::Forced => "forced",
+            Self::Deadlock(_) => "deadlock",
+            Self::Broken => "broken",
+            Self::Done(_) => "done",
+        }
+    }
+}
+
 /// Why a granted entry is lost though its session lives.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LossCause {

@@ -245,8 +245,10 @@ impl State {
                 step.news.litter = true;
             }
         }
-        for (entry, _) in &step.removed {
-            let removed = SessionEvent::Removed(entry.clone(), self.cause(entry.id));
+        for (entry, held) in &step.removed {
+            let (cause, ended) = (self.cause(entry.id), step.ended.get(&entry.id.session).copied());
+            self.traces.gone(entry.id, &HandoffReason::new(entry, *held, &cause, ended));
+            let removed = SessionEvent::Removed(entry.clone(), cause);
             self.listeners.tell(entry.id.session, removed);
         }
         let mut granted = BTreeMap::new();
@@ -295,6 +297,9 @@ impl State {
         // A holder that leaves hands over; one that waited and leaves only makes way.
         let left = step.removed.iter().filter(|(entry, _)| entry.locks.contains(lock));
         let from = left.max_by_key(|(_, held)| *held);
+        if let Some((from, true)) = from {
+            granted.iter().for_each(|entry| self.traces.handed_over(entry.id, from));
+        }
         let handoff = from.zip(step.now).map(|((entry, held), at)| {
             let ended = step.ended.get(&entry.id.session).copied();
             let reason = HandoffReason::new(entry, *held, &self.cause(entry.id), ended);

@@ -53,6 +53,19 @@ pub(super) enum Ended {
 }
 
 impl HandoffReason {
+    /// What metrics and traces call it.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Released => "released",
+            Self::Yielded => "yielded",
+            Self::Expired => "expired",
+            Self::Closed => "closed",
+            Self::Cancelled => "cancelled",
+            Self::Forced(_) => "forced",
+        }
+    }
+
     pub(super) fn new(entry: &Entry, held: bool, cause: &Removal, ended: Option<Ended>) -> Self {
         match (ended, cause) {
             (Some(Ended::Expired), _) => Self::Expired,

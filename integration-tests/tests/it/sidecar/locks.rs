@@ -42,6 +42,25 @@ async fn a_lock_is_acquired_ensured_and_released(world: World) {
 }
 
 #[tokio::test]
+async fn the_trace_and_the_timeout_of_an_app_go_on_to_lockd() {
+    let world = World::embedded().await;
+    let client = world.client().await;
+    let sidecar = Sidecar::start(&world, &[]).await;
+    sidecar.answers("/readyz", 200).await;
+    let ask = async |header: &str, value: &str| {
+        let url = format!("{}/v1/locks/l:acquire", sidecar.url);
+        let request = reqwest::Client::new().post(url).header(header, value);
+        request.send().await.unwrap().status().as_u16()
+    };
+    let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    assert_eq!(ask("traceparent", parent).await, 200);
+    let held = client.get("l").await.unwrap().unwrap();
+    assert_eq!(held.holders[0].trace_id, "4bf92f3577b34da6a3ce929d0e0e4736");
+    assert_eq!(ask("x-request-timeout-ms", "200").await, 504);
+    waiters(&client, "l", 0).await;
+}
+
+#[tokio::test]
 async fn an_app_that_goes_away_while_it_waits_leaves_the_queue() {
     let world = World::embedded().await;
     let client = world.client().await;

@@ -13,7 +13,9 @@ use axum::{
     routing::{get, post},
 };
 use futures::{Stream, StreamExt as _, stream};
-use lockd_client::{Client, Error, ErrorKind, FencingToken, Observation, Released};
+use lockd_client::{
+    Client, Error, ErrorKind, FencingToken, Observation, Released, http::ContextLayer,
+};
 use lockd_proto::LockName;
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::{Value, json};
@@ -39,7 +41,7 @@ pub(super) fn routes() -> Router<Sidecar> {
         .route("/leader", get(leader))
         .route("/standby", get(standby))
         .route("/v1/elections/{*name}", get(election).post(resign))
-        .route("/v1/locks/{*name}", post(lock))
+        .route("/v1/locks/{*name}", post(lock).layer(ContextLayer::new()))
         .route("/v1/ready", get(ready))
         .fallback(otherwise)
 }

@@ -54,7 +54,8 @@ impl Locks {
         if let Some(ttl) = terms.ttl {
             lock = lock.ttl(ttl);
         }
-        let guard = lock.acquire(&Context::background()).await?;
+        // That of the app's request, with its trace and its deadline.
+        let guard = lock.acquire(&Context::current()).await?;
         let holds = Holds { token: guard.token(), valid_for: guard.remaining() };
         self.held().insert((name.to_owned(), guard.token()), guard);
         Ok(holds)
