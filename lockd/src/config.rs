@@ -16,6 +16,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::{
     logs::LogFormat,
+    metrics::LockNames,
     requests::Limits,
     store::etcd::{EtcdConfig, EtcdTls},
 };
@@ -80,6 +81,9 @@ pub struct Settings {
     pub log: String,
     /// How to write them.
     pub log_format: LogFormat,
+    /// Whether a few series have the names of locks.
+    #[serde(deserialize_with = "switch")]
+    pub metrics_lock_names: bool,
     /// Where traces are sent, if anywhere.
     pub otlp_endpoint: Option<String>,
 }
@@ -182,6 +186,11 @@ pub struct Flags {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub log_format: Option<LogFormat>,
 
+    /// Count by lock as well, for the first 500 that are granted
+    #[arg(long)]
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub metrics_lock_names: bool,
+
     /// Where to send traces by OTLP over gRPC, such as http://collector:4317 [default: nowhere]
     #[arg(long, value_name = "URL")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -243,6 +252,7 @@ impl Default for Settings {
             name: default_name(),
             log: "info".to_owned(),
             log_format: LogFormat::Text,
+            metrics_lock_names: false,
             otlp_endpoint: None,
         }
     }
@@ -347,6 +357,12 @@ impl Settings {
             entries_per_session: self.max_entries,
             sessions: self.max_sessions,
         }
+    }
+
+    /// Whether metrics have the names of locks.
+    #[must_use]
+    pub fn lock_names(&self) -> LockNames {
+        if self.metrics_lock_names { LockNames::Labelled } else { LockNames::Left }
     }
 
     /// How etcd is reached, the files that the configuration names read.
@@ -461,6 +477,20 @@ fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error>
     }
     match Either::deserialize(deserializer)? {
         Either::Number(number) => Ok(number),
+        Either::Text(text) => text.parse().map_err(serde::de::Error::custom),
+    }
+}
+
+/// Yes or no, or a text that says so.
+fn switch<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Either {
+        Switch(bool),
+        Text(String),
+    }
+    match Either::deserialize(deserializer)? {
+        Either::Switch(on) => Ok(on),
         Either::Text(text) => text.parse().map_err(serde::de::Error::custom),
     }
 }

@@ -110,11 +110,13 @@ impl Engine {
         let session = self.sessions.prove(by).await?;
         let Some(entry) = self.own_entry(&session, lock, request).await? else {
             if self.belongs_to_another(lock, token, session.id).await {
+                metrics::fenced();
                 return Err(Error::NotHolder { lock: lock.clone(), token });
             }
             return Ok(Released::AlreadyLost);
         };
         if entry.created != Revision(token.get()) {
+            metrics::fenced();
             return Err(Error::TokenMismatch { lock: lock.clone(), token });
         }
         // Another call waits by this entry, and is to be left alone.

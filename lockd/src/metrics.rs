@@ -2,13 +2,17 @@
 //!
 //! Nothing is decided by any of it. Without an [`Exporter`], as in most tests, it goes nowhere.
 
-use std::time::Duration;
+mod names;
+
+use std::{sync::OnceLock, time::Duration};
 
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::runtime::Handle;
 
-use crate::{engine::Engine, requests::Reply, view::HandoffReason};
+use names::Names;
+
+use crate::{engine::Engine, keys::LockId, requests::Reply, view::HandoffReason};
 
 /// From the commit of a fast disk to a long wait.
 const SECONDS: [f64; 16] = [
@@ -23,15 +27,28 @@ const RESULTS: [&str; 8] =
     ["granted", "busy", "wait_expired", "cancelled", "forced", "deadlock", "broken", "done"];
 const REASONS: [&str; 5] = ["released", "yielded", "expired", "closed", "forced"];
 
-const UNLABELLED: [&str; 7] = [
+const UNLABELLED: [&str; 8] = [
     "lockd_commits_failed_total",
     "lockd_deadlines_cut_total",
     "lockd_deadlines_received_total",
+    "lockd_fencing_rejections_total",
     "lockd_keepalives_failed_total",
     "lockd_keepalives_total",
     "lockd_lease_expiries_total",
     "lockd_requests_failed_total",
 ];
+
+/// Set where names are labels. Beside the recorder, which is one for the process as well.
+static NAMES: OnceLock<Names> = OnceLock::new();
+
+/// Whether series have the names of locks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LockNames {
+    /// None has.
+    Left,
+    /// A few have, for at most 500 locks.
+    Labelled,
+}
 
 /// Gathers what is counted. Cheap to clone.
 #[derive(Clone)]
@@ -48,7 +65,7 @@ impl Exporter {
     ///
     /// # Errors
     /// Something else gathers already.
-    pub fn install() -> Result<Self, BuildError> {
+    pub fn install(names: LockNames) -> Result<Self, BuildError> {
         let handle = PrometheusBuilder::new()
             .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)?
             .set_buckets_for_metric(Matcher::Suffix("_size".to_owned()), &SIZES)?
@@ -64,6 +81,9 @@ impl Exporter {
         for name in UNLABELLED {
             counter!(name).absolute(0);
         }
+        if names == LockNames::Labelled {
+            NAMES.get_or_init(Names::new);
+        }
         Ok(Self(handle))
     }
 
@@ -71,6 +91,9 @@ impl Exporter {
     #[must_use]
     pub fn render(&self, engine: &Engine) -> String {
         look_at(engine);
+        if let Some(names) = NAMES.get() {
+            names.look_at(&engine.view);
+        }
         self.0.render()
     }
 
@@ -116,9 +139,17 @@ fn describe() {
     describe_counter!("lockd_keepalives_failed_total", "Renewals that the store has not applied");
     describe_counter!("lockd_deadlines_received_total", "Calls that came with a deadline");
     describe_counter!("lockd_deadlines_cut_total", "Calls that were ended by theirs");
+    describe_counter!(
+        "lockd_fencing_rejections_total",
+        "Releases that were refused: their token is another holder's, or an earlier one's"
+    );
     describe_counter!("lockd_commits_failed_total", "Commits that failed");
     describe_histogram!("lockd_wait_seconds", "From joining a queue to the grant, if told here");
     describe_histogram!("lockd_hold_seconds", "How long a lock was held by its first holder");
+    describe_histogram!(
+        "lockd_handoff_seconds",
+        "From a release that came in here to the grant that follows from it"
+    );
     describe_histogram!(
         "lockd_keepalive_margin_seconds",
         "What was left of a lease at its renewal"
@@ -167,9 +198,22 @@ pub fn told(reply: &Reply) {
     counter!("lockd_acquires_total", "result" => result).increment(1);
 }
 
-/// Somebody is told here that they hold what they have waited for this long.
-pub fn waited(wait: Duration) {
+/// Somebody is told here that they hold these, for which they have waited this long.
+pub fn granted(locks: &[LockId], wait: Duration) {
     histogram!("lockd_wait_seconds").record(wait);
+    if let Some(names) = NAMES.get() {
+        locks.iter().for_each(|lock| names.granted(lock));
+    }
+}
+
+/// A lock has passed on, so long after its holder has asked here to release it.
+pub fn handed_over(took: Duration) {
+    histogram!("lockd_handoff_seconds").record(took);
+}
+
+/// A token was refused.
+pub fn fenced() {
+    counter!("lockd_fencing_rejections_total").increment(1);
 }
 
 /// A holder has given way.

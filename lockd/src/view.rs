@@ -95,6 +95,8 @@ struct State {
     listeners: Listeners,
     /// How many entries wait.
     waiting: usize,
+    /// The holders that are on their way out while others wait, by their token, and since when.
+    releasing: HashMap<LockId, (Revision, Instant)>,
     traces: Traces,
 }
 
@@ -341,6 +343,14 @@ impl View {
     #[must_use]
     pub fn len(&self, lock: &LockId) -> usize {
         self.lock().locks.get(lock).map_or(0, |lock| lock.queue.len())
+    }
+
+    /// How many entries hold a lock, and how many wait for it.
+    #[must_use]
+    pub fn size(&self, lock: &LockId) -> (usize, usize) {
+        let state = self.lock();
+        let size = |there: &Lock| (there.queue.len() - there.waiting, there.waiting);
+        state.locks.get(lock).map(size).unwrap_or_default()
     }
 
     /// A lock's queue; `None` when the lock is free.

@@ -8,7 +8,7 @@ use lockd_proto::v1;
 
 use crate::{
     loss::without_a_limit,
-    world::{SOON, World, acquire_later, acquire_of, both_stores, soon, waiters},
+    world::{SOON, World, acquire_later, acquire_of, both_stores, soon, token, waiters},
 };
 
 both_stores!(what_happens_is_counted);
@@ -64,6 +64,9 @@ async fn what_happens_is_counted(world: World) {
     counts(r#"lockd_acquires_total{result="granted"}"#, 2.0).await;
     counts(r#"lockd_releases_total{reason="released"}"#, replicas).await;
     counts("lockd_wait_seconds_count", 2.0).await;
+    counts("lockd_handoff_seconds_count", 1.0).await;
+    let handoff = sum("lockd_handoff_seconds_sum").await;
+    assert!(handoff > 0.0 && handoff < SOON.as_secs_f64(), "{handoff}");
     counts("lockd_waiters", 0.0).await;
     client.force_release("l", next.token(), "a test").await.unwrap();
     counts(r#"lockd_releases_total{reason="forced"}"#, replicas).await;
@@ -75,6 +78,63 @@ async fn what_happens_is_counted(world: World) {
     })
     .await;
     assert!(sum("lockd_keepalive_margin_seconds_sum").await > 0.0);
+}
+
+#[tokio::test]
+async fn a_token_that_is_another_holders_is_counted() {
+    let world = World::embedded().await;
+    let mut raw = world.raw().await;
+    let mut session = async || raw.open(Duration::from_secs(10)).await;
+    let (holder, other) = (session().await, session().await);
+    let granted = token(raw.acquire(&holder, acquire_of("l", 1)).await.unwrap());
+    let release = |session: &v1::SessionCredential, token: u64| v1::ReleaseRequest {
+        session: Some(session.clone()),
+        name: "l".to_owned(),
+        request_id: vec![1; 16],
+        token,
+        ..v1::ReleaseRequest::default()
+    };
+    raw.locks.release(release(&other, granted)).await.unwrap_err();
+    raw.locks.release(release(&holder, granted + 1)).await.unwrap_err();
+    let rejections =
+        async || value(&scrape(&world.daemons[0]).await, "lockd_fencing_rejections_total").unwrap();
+    assert_eq!(rejections().await, 2.0);
+    raw.locks.release(release(&holder, granted)).await.unwrap();
+    assert_eq!(rejections().await, 2.0);
+}
+
+#[tokio::test]
+async fn names_of_locks_are_labels_where_that_is_asked_for_and_at_most_500() {
+    let world = World::embedded_with(|daemon| daemon.arg("--metrics-lock-names")).await;
+    let client = world.client().await;
+    let hot = client.lock("orders/\"42\"").acquire(&soon()).await.unwrap();
+    let waiting = acquire_later(&client, "orders/\"42\"");
+    waiters(&client, "orders/\"42\"", 1).await;
+    for lock in 0..510 {
+        let held = client.lock(format!("l{lock}")).acquire(&soon()).await.unwrap();
+        held.release().await.unwrap();
+    }
+    eventually("all grants are counted", SOON, async || {
+        let scraped = scrape(&world.daemons[0]).await;
+        let of = |series: &str, labels: &str| value(&scraped, &format!("{series}{{{labels}}}"));
+        let hot = r#"namespace="default",lock="orders/\"42\"""#;
+        let found = [
+            of("lockd_lock_grants_total", hot),
+            of("lockd_lock_holders", hot),
+            of("lockd_lock_waiters", hot),
+            of("lockd_lock_grants_total", r#"namespace="default",lock="l498""#),
+            of("lockd_lock_grants_total", r#"namespace="default",lock="l499""#),
+            of("lockd_lock_grants_total", r#"namespace="",lock="""#),
+        ];
+        let one = Some(1.0);
+        let told = found == [one, one, one, one, None, Some(11.0)];
+        if told { Ok(()) } else { Err(format!("{found:?}")) }
+    })
+    .await;
+    hot.release().await.unwrap();
+    drop(waiting.await.unwrap());
+    let scraped = scrape(&World::embedded().await.daemons[0]).await;
+    assert!(!scraped.contains("lockd_lock_"), "nobody has asked for it");
 }
 
 #[tokio::test]
@@ -121,7 +181,11 @@ fn names(text: &str) -> BTreeSet<String> {
 async fn rules_and_dashboards_ask_for_what_there_is() {
     let world = World::embedded().await;
     let client = world.client().await;
-    client.lock("l").acquire(&soon()).await.unwrap().release().await.unwrap();
+    let held = client.lock("l").acquire(&soon()).await.unwrap();
+    let next = acquire_later(&client, "l");
+    waiters(&client, "l", 1).await;
+    held.release().await.unwrap();
+    drop(next.await.unwrap());
     let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy");
     let read = |file: &str| std::fs::read_to_string(deploy.join(file)).unwrap();
     let asked = [read("helm/lockd/files/alerts.yaml"), read("monitoring/dashboard.json")]

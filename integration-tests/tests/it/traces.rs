@@ -131,6 +131,11 @@ fn called_by(parent: &str) -> Context {
 async fn a_waiter_is_linked_to_the_hold_that_it_waited_for(world: World, collector: Collector) {
     let (client, other) = (world.client().await, world.other_client().await);
     let held = client.lock("orders/42").acquire(&called_by(HOLDER)).await.unwrap();
+    // A replica that has not seen a holder yet can't link to it.
+    eventually("the other replica sees the holder", SOON, async || {
+        matches!(other.get("orders/42").await, Ok(Some(_)))
+    })
+    .await;
     let refused = other.lock("orders/42").wait(Duration::ZERO);
     let busy = "00-5af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
     let refused = refused.acquire(&called_by(busy)).await.unwrap_err();

@@ -88,7 +88,7 @@ pub(super) async fn serve(
         http: listen("--http-listen", settings.http_listen).await?,
         drain: settings.drain,
         limits: settings.limits(),
-        metrics: Exporter::install().map_err(Failure::internal)?,
+        metrics: Exporter::install(settings.lock_names()).map_err(Failure::internal)?,
         logs,
         traces: otlp.as_ref().map(Otlp::traces).unwrap_or_default(),
     };

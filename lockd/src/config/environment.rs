@@ -8,7 +8,7 @@ use figment::{
 use super::{ConfigError, ENV, invalid};
 
 /// The keys of [`super::Settings`].
-const KEYS: [&str; 20] = [
+const KEYS: [&str; 21] = [
     "store",
     "data_dir",
     "etcd_endpoints",
@@ -28,6 +28,7 @@ const KEYS: [&str; 20] = [
     "name",
     "log",
     "log_format",
+    "metrics_lock_names",
     "otlp_endpoint",
 ];
 

@@ -46,6 +46,9 @@ impl Requests {
             }
             Phase::Waiting { token } | Phase::Held { token } => {
                 let token = *token;
+                if why == Leave::Released {
+                    view.releasing(&open.locks, token);
+                }
                 // Among entries of another kind a mark would mean nothing to anybody.
                 let mark = open.mark(&why).filter(|_| !open.is_misplaced(view));
                 let entry = EntryId { session: self.owner.session, request: id };

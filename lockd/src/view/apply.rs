@@ -272,6 +272,7 @@ impl State {
             self.count(lock);
             if self.locks.get(lock).is_some_and(|lock| lock.queue.is_empty()) {
                 self.locks.remove(lock);
+                self.releasing.remove(lock);
             }
             self.listeners.changed(lock);
         }
@@ -299,6 +300,7 @@ impl State {
         let from = left.max_by_key(|(_, held)| *held);
         if let Some((from, true)) = from {
             granted.iter().for_each(|entry| self.traces.handed_over(entry.id, from));
+            self.measure_handoff(lock, from.created, step.now);
         }
         let handoff = from.zip(step.now).map(|((entry, held), at)| {
             let ended = step.ended.get(&entry.id.session).copied();
@@ -314,15 +316,23 @@ impl State {
         granted
     }
 
+    /// Counts how long a lock took to pass on, where its release came in here.
+    fn measure_handoff(&mut self, lock: &LockId, from: Revision, now: Option<Instant>) {
+        let releasing = self.releasing.remove(lock).filter(|(token, _)| *token == from);
+        if let (Some((_, asked)), Some(now)) = (releasing, now) {
+            metrics::handed_over(now.saturating_duration_since(asked));
+        }
+    }
+
     fn tell_granted(&mut self, entry: Arc<Entry>, now: Option<Instant>) {
         // In several queues it may hold here and wait there; in a broken barrier nobody holds.
         if !matches!(self.place(&entry), Place::Held | Place::Done) {
             return;
         }
-        let seen = entry.seen;
+        let (seen, locks) = (entry.seen, entry.locks.clone());
         let is_told = self.listeners.tell(entry.id.session, SessionEvent::Granted(entry));
         if let (true, Some(now), Some(seen)) = (is_told, now, seen) {
-            metrics::waited(now.saturating_duration_since(seen));
+            metrics::granted(&locks, now.saturating_duration_since(seen));
         }
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use lockd_proto::{clock::Instant, v1};
 
 use super::{Described, Entry, Removal, State, View};
-use crate::keys::LockId;
+use crate::{keys::LockId, store::Revision};
 
 /// What is known of a lock's past.
 #[derive(Debug, Default, Clone)]
@@ -79,6 +79,16 @@ impl HandoffReason {
 }
 
 impl View {
+    /// The holder of these locks by this token has asked here to release them.
+    pub fn releasing(&self, locks: &[LockId], token: Revision) {
+        let mut state = self.lock();
+        for lock in locks {
+            if state.locks.get(lock).is_some_and(|there| there.waiting > 0) {
+                state.releasing.insert(lock.clone(), (token, self.clock.now()));
+            }
+        }
+    }
+
     /// Since when a lock is held, and how it came to its holder, as far as this replica has
     /// seen it.
     #[must_use]
