@@ -3,6 +3,7 @@
 
 mod environment;
 mod secret;
+mod texts;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -12,7 +13,7 @@ use figment::{
     providers::{Format as _, Serialized, Toml},
 };
 use secret::Secret;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 
 use crate::{
     logs::LogFormat,
@@ -43,7 +44,7 @@ pub struct Settings {
     /// The folder of the embedded store.
     pub data_dir: PathBuf,
     /// The members of the etcd cluster.
-    #[serde(deserialize_with = "comma_separated")]
+    #[serde(deserialize_with = "texts::comma_separated")]
     pub etcd_endpoints: Vec<String>,
     /// What all keys in etcd start with.
     pub etcd_prefix: String,
@@ -67,13 +68,13 @@ pub struct Settings {
     #[serde(with = "humantime_serde")]
     pub drain: Duration,
     /// The most entries in one lock's queue.
-    #[serde(deserialize_with = "number")]
+    #[serde(deserialize_with = "texts::parsed")]
     pub max_waiters: usize,
     /// The most requests that a session may have open, held locks included.
-    #[serde(deserialize_with = "number")]
+    #[serde(deserialize_with = "texts::parsed")]
     pub max_entries: usize,
     /// The most sessions in the store, beyond which this replica opens no more.
-    #[serde(deserialize_with = "number")]
+    #[serde(deserialize_with = "texts::parsed")]
     pub max_sessions: usize,
     /// The name of this replica.
     pub name: String,
@@ -82,7 +83,7 @@ pub struct Settings {
     /// How to write them.
     pub log_format: LogFormat,
     /// Whether a few series have the names of locks.
-    #[serde(deserialize_with = "switch")]
+    #[serde(deserialize_with = "texts::parsed")]
     pub metrics_lock_names: bool,
     /// Where traces are sent, if anywhere.
     pub otlp_endpoint: Option<String>,
@@ -451,48 +452,6 @@ fn show(value: &serde_json::Value) -> String {
 fn describe(error: figment::Error) -> ConfigError {
     let all: Vec<_> = error.into_iter().map(|error| error.to_string()).collect();
     invalid(all.join("; "))
-}
-
-/// A list, or a text with commas: the environment has no lists.
-fn comma_separated<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Either {
-        List(Vec<String>),
-        Text(String),
-    }
-    Ok(match Either::deserialize(deserializer)? {
-        Either::List(list) => list,
-        Either::Text(text) => text.split(',').map(|part| part.trim().to_owned()).collect(),
-    })
-}
-
-/// A number, or a text with one: the environment has no numbers.
-fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Either {
-        Number(usize),
-        Text(String),
-    }
-    match Either::deserialize(deserializer)? {
-        Either::Number(number) => Ok(number),
-        Either::Text(text) => text.parse().map_err(serde::de::Error::custom),
-    }
-}
-
-/// Yes or no, or a text that says so.
-fn switch<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Either {
-        Switch(bool),
-        Text(String),
-    }
-    match Either::deserialize(deserializer)? {
-        Either::Switch(on) => Ok(on),
-        Either::Text(text) => text.parse().map_err(serde::de::Error::custom),
-    }
 }
 
 #[cfg(test)]

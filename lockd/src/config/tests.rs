@@ -81,8 +81,12 @@ fn every_variable_is_a_text() {
     Jail::expect_with(|jail| {
         jail.set_env("LOCKD_NAME", "42");
         jail.set_env("LOCKD_DRAIN", "");
+        jail.set_env("LOCKD_METRICS_LOCK_NAMES", "true");
         let settings = load(&Flags::default())?;
         assert_eq!((settings.name.as_str(), settings.drain), ("42", Duration::from_secs(10)));
+        assert!(settings.metrics_lock_names);
+        jail.set_env("LOCKD_METRICS_LOCK_NAMES", "perhaps");
+        assert!(load(&Flags::default()).unwrap_err().contains("metrics_lock_names"));
         Ok(())
     });
 }
@@ -99,6 +103,16 @@ fn keys_in_etcd_are_kept_apart_and_credentials_off_plain_connections() {
         assert!(load(&etcd("lockd")).unwrap_err().contains("end in '/'"));
         let tls = Flags { etcd_ca: Some("ca.pem".into()), ..etcd("lockd/") };
         assert!(load(&tls).unwrap_err().contains("https://"));
+        Ok(())
+    });
+}
+
+#[test]
+fn a_collector_has_an_address_with_its_scheme() {
+    Jail::expect_with(|_| {
+        let to = |url: &str| Flags { otlp_endpoint: Some(url.to_owned()), ..Flags::default() };
+        assert!(load(&to("http://collector:4317")).is_ok());
+        assert!(load(&to("collector:4317")).unwrap_err().contains("http://HOST:4317"));
         Ok(())
     });
 }
