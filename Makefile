@@ -79,7 +79,7 @@ test-images: ## get or build the images that the tests need
 	done
 
 .PHONY: deploy-check
-deploy-check: ## hold the Helm chart and the kustomizations against Kubernetes' schemas
+deploy-check: ## hold the Helm chart and the kustomizations against Kubernetes' schemas, and test the alerts
 	@deploy/validate/run.sh
 
 .PHONY: clean
