@@ -22,7 +22,7 @@ use crate::world::{SOON, World};
 const TTL: Duration = Duration::from_secs(3);
 
 /// A sidecar that runs, and the folder in which its commands write. Killed when dropped.
-struct Sidecar {
+pub(crate) struct Sidecar {
     child: Child,
     url: String,
     /// Where it serves probes.
@@ -34,9 +34,9 @@ struct Sidecar {
 
 /// What it has answered.
 #[derive(Debug)]
-struct Answer {
-    code: u16,
-    body: String,
+pub(crate) struct Answer {
+    pub(crate) code: u16,
+    pub(crate) body: String,
 }
 
 impl Answer {
@@ -74,7 +74,7 @@ impl Sidecar {
         String::from_utf8(ended.stderr).unwrap()
     }
 
-    async fn start(world: &World, args: &[&str]) -> Self {
+    pub(crate) async fn start(world: &World, args: &[&str]) -> Self {
         Self::start_with(world, args, &[]).await
     }
 
@@ -99,7 +99,7 @@ impl Sidecar {
         Answer { code, body: response.text().await.unwrap() }
     }
 
-    async fn get(&self, path: &str) -> Answer {
+    pub(crate) async fn get(&self, path: &str) -> Answer {
         self.ask(reqwest::Method::GET, path).await
     }
 
