@@ -32,7 +32,7 @@ use tokio::sync::{OnceCell, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    app::App,
+    app::{App, WatchArgs},
     candidate::Candidate,
     elections::{Own, Told},
     forward::Forward,
@@ -120,13 +120,8 @@ struct ReignArgs {
     #[arg(long, value_name = "KEY=LEADER,STANDBY", requires = "election")]
     pod_label: Option<Label>,
 
-    /// The process of the app: leads while that lives, and lets go at once when it dies
-    #[arg(long, value_name = "PID", requires = "election")]
-    watch_pid: Option<i32>,
-
-    /// How long the app may take to end after SIGTERM has come here
-    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "30s")]
-    drain: Duration,
+    #[command(flatten)]
+    watch: WatchArgs,
 }
 
 /// What the handlers share.
@@ -185,13 +180,13 @@ pub(super) async fn run(args: Args, globals: &Globals) -> Result<Exit, Failure> 
 /// What a leadership is bound to, looked up before anything is served.
 #[derive(Debug)]
 struct Bound {
-    app: Option<App>,
+    app: App,
     label: Option<PodLabel>,
 }
 
 impl Bound {
     async fn new(args: &ReignArgs, life: &Lifecycle) -> Result<Self, Failure> {
-        let app = args.watch_pid.map(App::find).transpose()?;
+        let app = App::watched(&args.watch)?;
         let label = match args.pod_label.clone() {
             Some(label) => Some(label.keep(&life.tasks, life.end.clone()).await?),
             None => None,
@@ -214,7 +209,7 @@ impl Sidecar {
         let candidate = Candidate {
             hooks: Hooks::new(&args.reign, &own),
             state_file: args.reign.state_file.clone().map(|path| StateFile::new(path, &own)),
-            drain: args.reign.drain,
+            drain: args.reign.watch.drain(),
             stop: life.stop.clone(),
             end: life.end.clone(),
             election,

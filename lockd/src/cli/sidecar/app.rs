@@ -1,74 +1,72 @@
-//! The app's process: watched by a file descriptor of it, so that another one with its id is never
-//! taken for it.
+//! The app that the leadership is bound to: it is led for one life of it, and nobody leads for an app that
+//! is dead.
 
-use std::{io, os::fd::OwnedFd, sync::Arc, thread};
+mod process;
 
+use std::time::Duration;
+
+use clap::Args as ClapArgs;
 use lockd_client::Context;
-use rustix::{
-    event::{PollFd, PollFlags, poll},
-    io::Errno,
-    process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
-};
 use tokio_util::sync::CancellationToken;
 
-use crate::cli::exit::{Exit, Failure};
+use self::process::Process;
+use crate::cli::{exit::Failure, run::duration};
 
-/// A process that is not ours. In a pod it has to share the namespace of processes.
-#[derive(Debug, Clone)]
-pub(super) struct App {
-    process: Arc<OwnedFd>,
-    dead: CancellationToken,
+/// The flags that say by what the app is known to live.
+#[derive(Debug, Clone, ClapArgs)]
+pub(super) struct WatchArgs {
+    /// The process of the app: leads while that lives, and lets go at once when it dies
+    #[arg(long, value_name = "PID", requires = "election")]
+    watch_pid: Option<i32>,
+
+    /// How long an app that is watched may take to end after SIGTERM has come here
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "30s")]
+    drain: Duration,
+}
+
+/// What is known of the app.
+#[derive(Debug)]
+pub(super) enum App {
+    /// Nothing: it is taken to live for as long as the sidecar.
+    Unwatched,
+    Process(Process),
+}
+
+/// A life of the app: cancelled when that ends.
+pub(super) type Life = CancellationToken;
+
+impl WatchArgs {
+    /// How long the app may take to end. What is not watched can't be waited for.
+    pub(super) fn drain(&self) -> Duration {
+        match self.watch_pid {
+            None => Duration::ZERO,
+            Some(_) => self.drain,
+        }
+    }
 }
 
 impl App {
-    /// The process with this id, watched by a thread: nothing else is told of the end of a process that
-    /// is no child.
-    pub(super) fn find(pid: i32) -> Result<Self, Failure> {
-        let unusable = |error: io::Error| {
-            let hint = "in a pod, set shareProcessNamespace";
-            Failure::new(Exit::Config, format!("--watch-pid {pid}: {error}; {hint}"))
-        };
-        let raw = Pid::from_raw(pid).filter(|_| pid > 0);
-        let raw = raw.ok_or_else(|| unusable(io::ErrorKind::InvalidInput.into()))?;
-        let process =
-            pidfd_open(raw, PidfdFlags::empty()).map_err(|error| unusable(error.into()))?;
-        let app = Self { process: Arc::new(process), dead: CancellationToken::new() };
-        let watched = app.clone();
-        let watch = thread::Builder::new().name("app".to_owned()).spawn(move || watched.watch());
-        watch.map_err(unusable)?;
-        Ok(app)
+    /// Watches the app from now on.
+    pub(super) fn watched(args: &WatchArgs) -> Result<Self, Failure> {
+        Ok(match args.watch_pid {
+            Some(pid) => Self::Process(Process::find(pid)?),
+            None => Self::Unwatched,
+        })
     }
 
-    fn watch(self) {
-        // Readable when it has ended: https://man7.org/linux/man-pages/man2/pidfd_open.2.html
-        let mut ends = [PollFd::new(&self.process, PollFlags::IN)];
-        while let Err(error) = poll(&mut ends, None) {
-            if error != Errno::INTR {
-                tracing::error!(%error, "the app can't be watched");
-                return;
-            }
+    /// Its present life; `None` when it will have none any more.
+    pub(super) fn life(&self) -> Option<Life> {
+        match self {
+            Self::Unwatched => Some(Life::new()),
+            Self::Process(process) => process.life(),
         }
-        self.dead.cancel();
     }
 
-    /// Waits until it has ended. Cancel safe.
-    pub(super) async fn died(&self) {
-        self.dead.cancelled().await;
-    }
-
-    /// Tells it to end, and kills it when what is left of a leadership is over.
+    /// Tells it to end, where it can be told, and has it ended when what is left of a leadership is over.
     pub(super) async fn stop(&self, left: &Context) {
-        self.signal(Signal::TERM);
-        if left.run(self.died()).await.is_err() {
-            tracing::warn!("the app has not stopped in time: killing it");
-            self.signal(Signal::KILL);
-        }
-    }
-
-    fn signal(&self, signal: Signal) {
-        match pidfd_send_signal(&self.process, signal) {
-            Ok(()) | Err(Errno::SRCH) => {}
-            Err(error) => tracing::warn!(%error, ?signal, "the app can't be signalled"),
+        match self {
+            Self::Process(process) => process.stop(left).await,
+            Self::Unwatched => {}
         }
     }
 }

@@ -1,11 +1,12 @@
 //! Campaigns, leads, and campaigns again.
 //!
 //! ```text
-//! campaigning ──► leading ── resigns ─► on-lost ─► released
+//! campaigning ──► leading ── resigns, the app dies ─► on-lost ─► released
 //!                    └── safe-until − grace ─► on-lost, the app is stopped ─► safe-until: killed
 //! ```
 //!
-//! Before it gives up what it has, nobody is told any more that it leads.
+//! A candidacy and what it leads to belong to one life of the app. Before it gives up what it has, nobody
+//! is told any more that it leads.
 
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use lockd_proto::retry::{Policy, Retry};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    app::App,
+    app::{App, Life},
     elections::{Own, Reign},
     hooks::Hooks,
     label::PodLabel,
@@ -30,7 +31,7 @@ pub(super) struct Candidate {
     pub(super) own: Own,
     pub(super) hooks: Hooks,
     pub(super) state_file: Option<StateFile>,
-    pub(super) app: Option<App>,
+    pub(super) app: App,
     pub(super) label: Option<PodLabel>,
     pub(super) ttl: Duration,
     /// How long the app may take to end when the sidecar is told to stop.
@@ -43,8 +44,10 @@ pub(super) struct Candidate {
 /// Why a reign ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Over {
-    /// It is to stop, or the app has died.
+    /// It is to stop.
     Stop,
+    /// The app has died.
+    Died,
     /// Somebody has asked for it, who says why.
     Asked(String),
     /// The lease can't be renewed, or an operator has stepped in.
@@ -57,22 +60,23 @@ impl Candidate {
         let mut retry = Retry::new(Policy::default());
         self.tell(None).await;
         while !self.stop.is_cancelled() {
+            let Some(life) = self.app.life() else {
+                tracing::info!("the app has ended: not campaigning any more");
+                self.stop.cancel();
+                break;
+            };
             let context = Context::background();
             let campaign = self.election.campaign(&context, self.own.identity.as_str());
             let elected = tokio::select! {
                 biased;
                 () = self.stop.cancelled() => break,
-                () = self.app_died() => {
-                    tracing::info!("the app has ended: not campaigning any more");
-                    self.stop.cancel();
-                    break;
-                }
+                () = life.cancelled() => continue,
                 elected = campaign => elected,
             };
             match elected {
                 Ok(leadership) => {
                     retry.reset();
-                    self.lead(leadership).await;
+                    self.lead(leadership, &life).await;
                 }
                 Err(error) => {
                     tracing::warn!(%error, "campaigning again");
@@ -83,7 +87,7 @@ impl Candidate {
         }
     }
 
-    async fn lead(&self, leadership: Leadership) {
+    async fn lead(&self, leadership: Leadership, life: &Life) {
         let token = leadership.token();
         let (context, over) = leadership.context().with_cancel();
         let reign = Reign { token, context };
@@ -93,7 +97,7 @@ impl Candidate {
         self.tell(Some(&reign)).await;
         self.label(true);
         let elected = self.hooks.elected(token);
-        let why = self.end(&leadership, &reign).await;
+        let why = self.end(&leadership, &reign, life).await;
         over.cancel();
         tracing::info!(election = self.own.election, %token, ?why, "leading no longer");
         self.tell(None).await;
@@ -105,17 +109,15 @@ impl Candidate {
         if let Err(error) = leadership.resign().await {
             tracing::warn!(%error, "the leadership ends with its lease");
         }
-        if why == Over::Stop {
-            self.stop.cancel();
-        }
     }
 
     /// Waits until the reign has to end, and says why.
-    async fn end(&self, leadership: &Leadership, reign: &Reign) -> Over {
+    async fn end(&self, leadership: &Leadership, reign: &Reign, life: &Life) -> Over {
         let grace = grace_of(self.ttl);
         tokio::select! {
             biased;
             _ = leadership.lost() => Over::Lost,
+            () = life.cancelled() => Over::Died,
             () = self.told_to_stop() => Over::Stop,
             reason = leadership.yield_requested() => Over::Asked(reason),
             () = self.own.resign.notified() => Over::Asked("the app has asked for it".to_owned()),
@@ -136,32 +138,18 @@ impl Candidate {
         }
     }
 
-    /// Waits until the sidecar is to stop and the app has had its time to end, or has ended.
+    /// Waits until the sidecar is to stop and the app has had its time to end.
     async fn told_to_stop(&self) {
-        let drained = async {
-            self.stop.cancelled().await;
-            if self.app.is_some() {
-                self.end.run_until_cancelled(tokio::time::sleep(self.drain)).await;
-            }
-        };
-        tokio::select! {
-            () = drained => {}
-            () = self.app_died() => {}
-        }
-    }
-
-    async fn app_died(&self) {
-        match &self.app {
-            Some(app) => app.died().await,
-            None => std::future::pending().await,
-        }
+        self.stop.cancelled().await;
+        self.end.run_until_cancelled(tokio::time::sleep(self.drain)).await;
     }
 
     /// Stops the app where the leadership is lost: by SIGTERM, and before anybody else can lead by
     /// SIGKILL.
     async fn stop_app(&self, why: &Over, left: &Context) {
-        if let (Over::Lost, Some(app)) = (why, &self.app) {
-            app.stop(left).await;
+        match why {
+            Over::Lost => self.app.stop(left).await,
+            Over::Stop | Over::Died | Over::Asked(_) => {}
         }
     }
 
