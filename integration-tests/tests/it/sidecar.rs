@@ -67,10 +67,11 @@ impl Sidecar {
         command
     }
 
-    /// What a sidecar says that can't start as it was asked to.
-    async fn refused(world: &World, args: &[&str]) -> String {
-        let ended = Self::command(world, args).stderr(Stdio::piped()).output().await.unwrap();
-        assert_eq!(ended.status.code(), Some(78), "{ended:?}");
+    /// What a sidecar says that can't start as it was asked to, and ends with this code.
+    async fn refused(world: &World, code: i32, args: &[&str]) -> String {
+        let ended = Self::command(world, args).stderr(Stdio::piped()).output();
+        let ended = tokio::time::timeout(SOON, ended).await.expect("it does not start").unwrap();
+        assert_eq!(ended.status.code(), Some(code), "{ended:?}");
         String::from_utf8(ended.stderr).unwrap()
     }
 

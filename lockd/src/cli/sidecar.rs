@@ -72,6 +72,7 @@ stopped, asked to resign, or the app has died.
 Examples:
   lockd sidecar --election scheduler
   lockd sidecar --election scheduler --on-elected ./start.sh --on-lost ./stop.sh
+  lockd sidecar --election scheduler --watch-url http://127.0.0.1:8080/livez
   curl -sf http://127.0.0.1:7422/leader && ./only-on-the-leader.sh")]
 pub(super) struct Args {
     #[command(flatten)]
@@ -145,9 +146,9 @@ pub(super) async fn run(args: Args, globals: &Globals) -> Result<Exit, Failure> 
         return Err(Failure::new(Exit::Usage, format!("--election: {error}")));
     }
     let life = Lifecycle::default();
+    let metrics = metrics::install().map_err(Failure::internal)?;
     let bound = Bound::new(&args.reign, &life).await?;
     let listeners = Listeners::bind(&args.listen).await?;
-    let metrics = metrics::install().map_err(Failure::internal)?;
     stop_on_signals(&life)?;
     let name = identity(&args);
     let (own, told) =
@@ -186,7 +187,7 @@ struct Bound {
 
 impl Bound {
     async fn new(args: &ReignArgs, life: &Lifecycle) -> Result<Self, Failure> {
-        let app = App::watched(&args.watch)?;
+        let app = App::watched(&args.watch, life)?;
         let label = match args.pod_label.clone() {
             Some(label) => Some(label.keep(&life.tasks, life.end.clone()).await?),
             None => None,

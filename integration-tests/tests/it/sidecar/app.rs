@@ -1,5 +1,8 @@
 //! A leadership that is bound to the app's process.
 
+mod http_app;
+mod url;
+
 use rustix::process::Signal;
 use tokio::{
     process::{Child, Command},
@@ -92,7 +95,7 @@ async fn an_app_that_is_told_of_the_loss_has_time_to_end() {
 async fn a_process_that_is_not_there_can_not_be_watched() {
     let world = World::embedded().await;
     let watch = ["--election", "e", "--watch-pid", "4194304"];
-    let said = Sidecar::refused(&world, &watch).await;
+    let said = Sidecar::refused(&world, 78, &watch).await;
     assert!(
         said.contains("--watch-pid 4194304") && said.contains("shareProcessNamespace"),
         "{said}"

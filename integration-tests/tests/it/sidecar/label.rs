@@ -120,6 +120,6 @@ async fn the_label_is_off_before_another_pod_has_it() {
 #[tokio::test]
 async fn without_a_pod_the_error_says_what_is_missing() {
     let world = World::embedded().await;
-    let said = Sidecar::refused(&world, &["--election", "e", "--pod-label", "role=a,b"]).await;
+    let said = Sidecar::refused(&world, 78, &["--election", "e", "--pod-label", "role=a,b"]).await;
     assert!(said.contains("POD_NAME"), "{said}");
 }

@@ -148,7 +148,7 @@ async fn a_unix_socket_serves_the_same() {
     let client = reqwest::Client::builder().unix_socket(path.clone()).build().unwrap();
     let held = client.post("http://sidecar/v1/locks/l:acquire").send().await.unwrap();
     assert_eq!(held.status(), 200);
-    let second = Sidecar::refused(&world, &["--socket", path.to_str().unwrap()]).await;
+    let second = Sidecar::refused(&world, 78, &["--socket", path.to_str().unwrap()]).await;
     assert!(second.contains("--socket"), "{second}");
     sidecar.signal(rustix::process::Signal::TERM);
     assert_eq!(sidecar.ended().await, Some(0));

@@ -5,8 +5,8 @@
 //!                    └── safe-until − grace ─► on-lost, the app is stopped ─► safe-until: killed
 //! ```
 //!
-//! A candidacy and what it leads to belong to one life of the app. Before it gives up what it has, nobody
-//! is told any more that it leads.
+//! A candidacy and what it leads to belong to one life of the app: where that can come back, it campaigns
+//! anew. Before it gives up what it has, nobody is told any more that it leads.
 
 use std::time::Duration;
 
@@ -60,10 +60,14 @@ impl Candidate {
         let mut retry = Retry::new(Policy::default());
         self.tell(None).await;
         while !self.stop.is_cancelled() {
-            let Some(life) = self.app.life() else {
-                tracing::info!("the app has ended: not campaigning any more");
-                self.stop.cancel();
-                break;
+            let life = match self.stop.run_until_cancelled(self.app.lives()).await {
+                Some(Some(life)) => life,
+                Some(None) => {
+                    tracing::info!("the app has ended: not campaigning any more");
+                    self.stop.cancel();
+                    break;
+                }
+                None => break,
             };
             let context = Context::background();
             let campaign = self.election.campaign(&context, self.own.identity.as_str());

@@ -25,6 +25,7 @@ pub(super) fn install() -> Result<PrometheusHandle, BuildError> {
     describe_gauge!("lockd_sidecar_candidates", "Who waits to lead, where lockd answers");
     describe_gauge!("lockd_sidecar_connected", "Whether lockd says who leads: 1 or 0");
     describe_gauge!("lockd_sidecar_locks", "Locks that the app holds by this sidecar");
+    describe_gauge!("lockd_sidecar_app_lives", "Whether the app that is watched lives: 1 or 0");
     describe_counter!("lockd_sidecar_elected_total", "How often this one was elected");
     describe_counter!(
         "lockd_sidecar_leader_changes_total",
@@ -44,6 +45,16 @@ pub(super) fn elected() {
 /// Another one leads than did before.
 pub(super) fn leader_changed() {
     counter!("lockd_sidecar_leader_changes_total").increment(1);
+}
+
+/// The app that is watched lives.
+pub(super) fn app_lives() {
+    gauge!("lockd_sidecar_app_lives").set(1.0);
+}
+
+/// It has died, or has not answered yet.
+pub(super) fn app_is_silent() {
+    gauge!("lockd_sidecar_app_lives").set(0.0);
 }
 
 /// Sets what is looked at rather than counted.

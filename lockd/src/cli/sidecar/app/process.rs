@@ -11,7 +11,10 @@ use rustix::{
 };
 
 use super::Life;
-use crate::cli::exit::{Exit, Failure};
+use crate::cli::{
+    exit::{Exit, Failure},
+    sidecar::metrics,
+};
 
 /// A process that is not ours. In a pod it has to share the namespace of processes.
 #[derive(Debug, Clone)]
@@ -33,6 +36,7 @@ impl Process {
         let process =
             pidfd_open(raw, PidfdFlags::empty()).map_err(|error| unusable(error.into()))?;
         let app = Self { process: Arc::new(process), life: Life::new() };
+        metrics::app_lives();
         let watched = app.clone();
         let watch = thread::Builder::new().name("app".to_owned()).spawn(move || watched.watch());
         watch.map_err(unusable)?;
@@ -48,6 +52,7 @@ impl Process {
                 return;
             }
         }
+        metrics::app_is_silent();
         self.life.cancel();
     }
 
