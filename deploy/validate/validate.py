@@ -55,7 +55,7 @@ REFUSED = {
     "a size without a unit": {"store": {"type": "embedded", "embedded": {"size": "1"}}},
     "no replica": {"replicas": 0},
 }
-KUSTOMIZATIONS = ["base", "overlays/ha", "sidecar-example"]
+KUSTOMIZATIONS = ["base", "overlays/ha", "sidecar-example", "overlays/sidecar-classic"]
 
 
 def check(source: str, text: str) -> list[str]:
