@@ -149,8 +149,8 @@ impl Traces {
         }
     }
 
-    /// An entry is gone.
-    pub(crate) fn gone(&self, id: EntryId, reason: &HandoffReason) {
+    /// An entry is gone, for this reason.
+    pub(crate) fn gone(&self, id: EntryId, reason: impl FnOnce() -> HandoffReason) {
         let Some(recorder) = &self.0 else { return };
         let mut all = recorder.open();
         match all.get_mut(&id).map(|open| &mut open.phase) {
@@ -160,6 +160,7 @@ impl Traces {
                 let token = *token;
                 let ended = all.remove(&id);
                 drop(all);
+                let reason = reason();
                 let verdict = match reason {
                     HandoffReason::Expired | HandoffReason::Forced(_) => Verdict::Failed,
                     HandoffReason::Released

@@ -68,7 +68,7 @@ fn a_grant_and_its_hold_are_children_of_the_caller() {
     assert_eq!(acquired.place.trace_id(), acquired.parent.trace_id());
     traces.told(id(2), &granted());
     assert!(spans.try_recv().is_err(), "a retry is told the same, and is the same span");
-    traces.gone(id(2), &HandoffReason::Expired);
+    traces.gone(id(2), || HandoffReason::Expired);
     let held = spans.try_recv().unwrap();
     assert_eq!((held.name, held.outcome), ("lockd.hold", "expired"));
     assert_eq!((held.token, held.verdict), (Some(TOKEN), Verdict::Failed));
@@ -82,7 +82,7 @@ fn what_waited_is_linked_to_the_hold_that_it_waited_for() {
     traces.asked(session(), &acquire(2, &parent(9, 1)));
     traces.told(id(2), &granted());
     traces.asked(session(), &acquire(3, &parent(8, 1)));
-    traces.gone(id(2), &HandoffReason::Released);
+    traces.gone(id(2), || HandoffReason::Released);
     traces.handed_over(id(3), &entry(2, &parent(9, 1)));
     traces.told(id(3), &granted());
     let [_, held, waited] = [(); 3].map(|()| spans.try_recv().unwrap());
@@ -123,7 +123,7 @@ fn what_nobody_follows_any_more_is_not_kept() {
     assert_eq!(spans.try_recv().unwrap().outcome, "abandoned");
     // A grant that was told after its entry had gone is none that lasts.
     traces.asked(session(), &acquire(3, &parent(9, 1)));
-    traces.gone(id(3), &HandoffReason::Expired);
+    traces.gone(id(3), || HandoffReason::Expired);
     traces.told(id(3), &granted());
     assert_eq!(traces.len(), 0);
 }

@@ -246,8 +246,11 @@ impl State {
             }
         }
         for (entry, held) in &step.removed {
-            let (cause, ended) = (self.cause(entry.id), step.ended.get(&entry.id.session).copied());
-            self.traces.gone(entry.id, &HandoffReason::new(entry, *held, &cause, ended));
+            let cause = self.cause(entry.id);
+            self.traces.gone(entry.id, || {
+                let ended = step.ended.get(&entry.id.session).copied();
+                HandoffReason::new(entry, *held, &cause, ended)
+            });
             let removed = SessionEvent::Removed(entry.clone(), cause);
             self.listeners.tell(entry.id.session, removed);
         }
