@@ -1,6 +1,6 @@
 //! What is stored under a key, as protobuf: fields may be added, never renumbered.
 
-use std::collections::HashMap;
+use std::{borrow::Cow, collections::HashMap};
 
 use bytes::Bytes;
 use lockd_proto::{TraceParent, v1};
@@ -41,9 +41,10 @@ pub struct EntryRecord {
     /// What the acquire said of itself.
     #[prost(map = "string, string", tag = "1")]
     pub metadata: HashMap<String, String>,
-    /// The trace of the acquire; may be empty.
+    /// The trace of the acquire: the span that it was asked for in, as in the header `traceparent`, or
+    /// where that is not known the id alone. May be empty.
     #[prost(string, tag = "2")]
-    pub trace_id: String,
+    pub trace: String,
     /// When it was made, in milliseconds of the Unix epoch: to show, never to decide.
     #[prost(uint64, tag = "3")]
     pub made_unix_ms: u64,
@@ -79,9 +80,6 @@ pub struct EntryRecord {
     /// entry over by writing its own here, so that the call that broke off leaves it alone.
     #[prost(fixed64, tag = "13")]
     pub follower: u64,
-    /// The span that it was asked for in, as in the header `traceparent`; may be empty.
-    #[prost(string, tag = "14")]
-    pub traceparent: String,
 }
 
 /// Why an entry was taken out though its session lives and has not asked for it.
@@ -112,17 +110,24 @@ impl EntryRecord {
     #[must_use]
     pub fn same_request(&self, other: &Self) -> bool {
         self.metadata == other.metadata
-            && self.trace_id == other.trace_id
+            && self.trace_id() == other.trace_id()
             && self.asked_mode() == other.asked_mode()
             && self.names == other.names
             && self.owner == other.owner
             && self.lock_delay_ms == other.lock_delay_ms
     }
 
-    /// The span that it was asked for in.
+    /// The span that it was asked for in, where that is known.
     #[must_use]
-    pub fn trace(&self) -> Option<TraceParent> {
-        self.traceparent.parse().ok()
+    pub fn trace_parent(&self) -> Option<TraceParent> {
+        self.trace.parse().ok()
+    }
+
+    /// The trace that it was asked for in; empty where that is not known.
+    #[must_use]
+    pub fn trace_id(&self) -> Cow<'_, str> {
+        let known = |parent: TraceParent| hex::encode(parent.trace_id()).into();
+        self.trace_parent().map_or(Cow::Borrowed(&self.trace), known)
     }
 
     /// The mode that was asked for.

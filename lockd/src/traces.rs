@@ -113,7 +113,7 @@ impl Traces {
     /// A session asks for locks here.
     pub(crate) fn asked(&self, session: SessionId, acquire: &Acquire) {
         let Some(recorder) = &self.0 else { return };
-        let sampled = acquire.record.trace().filter(TraceParent::is_sampled);
+        let sampled = acquire.record.trace_parent().filter(TraceParent::is_sampled);
         let Some((parent, lock)) = sampled.zip(acquire.locks.first()) else { return };
         let phase = Phase::Asked { link: None, entry: Seen::Yet };
         let open = Open { parent, lock: lock.clone(), began: now(), phase };
@@ -268,7 +268,7 @@ impl Open {
 
 /// The hold of an entry, if it is traced.
 fn hold_of(entry: &Entry) -> Option<TraceParent> {
-    let parent = entry.record.trace().filter(TraceParent::is_sampled)?;
+    let parent = entry.record.trace_parent().filter(TraceParent::is_sampled)?;
     TraceParent::new(parent.trace_id(), hold_half(entry.id.request))
 }
 

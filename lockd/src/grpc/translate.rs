@@ -7,8 +7,8 @@ use std::{
 
 use bytes::Bytes;
 use lockd_proto::{
-    FencingToken, LockName, MAX_METADATA_BYTES, Namespace, RequestId, TraceParent,
-    TraceParentError, check_metadata, v1,
+    FencingToken, LockName, MAX_METADATA_BYTES, Namespace, RequestId, TraceParent, check_metadata,
+    v1,
 };
 use tonic::metadata::MetadataMap;
 
@@ -112,13 +112,12 @@ pub(super) fn acquire(request: RequestId, acquire: v1::Acquire) -> Result<Acquir
     if matches!(mode, Mode::Party { .. }) && max_wait.is_some_and(|wait| wait.is_zero()) {
         return Err(invalid("max_wait", "is zero: a barrier can't be tried, only waited for"));
     }
-    let trace = trace(&acquire.traceparent)?;
+    let trace = trace(acquire.trace_id, acquire.traceparent)?;
     let names = locks.iter().map(|lock| lock.name().to_owned());
     let record = EntryRecord {
         names: if locks.len() > 1 { names.collect() } else { vec![] },
         metadata: acquire.metadata,
-        trace_id: trace.map_or(acquire.trace_id, |trace| hex::encode(trace.trace_id())),
-        traceparent: acquire.traceparent,
+        trace,
         made_unix_ms: unix_ms(),
         mode: (mode != Mode::default()).then(|| mode.to_wire()),
         value: acquire.value.into(),
@@ -136,10 +135,14 @@ pub(super) fn traceparent(metadata: &MetadataMap) -> Option<String> {
     header.parse::<TraceParent>().ok().map(|parent| parent.to_string())
 }
 
-fn trace(traceparent: &str) -> Result<Option<TraceParent>, Error> {
-    let given = Some(traceparent).filter(|text| !text.is_empty());
-    let invalid = |error: TraceParentError| invalid("traceparent", format!("is {error}"));
-    given.map(|text| text.parse().map_err(invalid)).transpose()
+/// The caller's span where that is said, else the trace alone.
+fn trace(trace_id: String, traceparent: String) -> Result<String, Error> {
+    if traceparent.is_empty() {
+        return Ok(trace_id);
+    }
+    let parsed = traceparent.parse::<TraceParent>();
+    parsed.map_err(|error| invalid("traceparent", format!("is {error}")))?;
+    Ok(traceparent)
 }
 
 /// The locks that an acquire asks for.
@@ -219,7 +222,7 @@ pub(super) fn to_entry(described: &Described) -> v1::Entry {
         session_id: entry.id.session.to_string(),
         client: session.as_ref().map(|session| to_client_info(&session.record)),
         metadata: entry.record.metadata.clone(),
-        trace_id: entry.record.trace_id.clone(),
+        trace_id: entry.record.trace_id().into_owned(),
         age: Some(to_wire_duration(age)),
         lease_remaining: None,
         request_id: entry.id.request.as_bytes().to_vec(),

@@ -279,7 +279,7 @@ fn a_try_of_a_held_lock_is_busy() {
 fn a_request_id_stands_for_one_request() {
     let mut world = World::new();
     world.step(Step::Acquire(1));
-    let record = EntryRecord { trace_id: "another".to_owned(), ..EntryRecord::default() };
+    let record = EntryRecord { trace: "another".to_owned(), ..EntryRecord::default() };
     let other = Acquire { record: Arc::new(record), ..acquire(1, None) };
     let actions = world.requests.acquire(other, &world.view);
     world.act(actions);

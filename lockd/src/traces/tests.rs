@@ -21,7 +21,7 @@ fn lock() -> LockId {
 }
 
 fn record(traceparent: &str) -> Arc<EntryRecord> {
-    Arc::new(EntryRecord { traceparent: traceparent.to_owned(), ..EntryRecord::default() })
+    Arc::new(EntryRecord { trace: traceparent.to_owned(), ..EntryRecord::default() })
 }
 
 fn parent(trace: u8, flags: u8) -> String {
