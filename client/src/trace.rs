@@ -31,8 +31,8 @@ pub(crate) fn write(ctx: &Context, headers: &mut HeaderMap) {
 pub(crate) fn some_span(trace_id: &str) -> Option<TraceParent> {
     let mut trace = [0; 16];
     hex::decode_to_slice(trace_id, &mut trace).ok()?;
-    let (span, _) = RequestId::random().as_bytes().split_first_chunk().map(|(a, b)| (*a, b))?;
-    TraceParent::new(trace, span)
+    let random = RequestId::random();
+    TraceParent::new(trace, *random.as_bytes().first_chunk()?)
 }
 
 #[cfg(test)]

@@ -79,6 +79,13 @@ impl Sidecar {
         Self::start_with(world, args, &[]).await
     }
 
+    /// One that lockd has answered.
+    async fn ready(world: &World, args: &[&str]) -> Self {
+        let sidecar = Self::start(world, args).await;
+        sidecar.answers("/readyz", 200).await;
+        sidecar
+    }
+
     async fn start_with(world: &World, args: &[&str], env: &[(&str, &str)]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mut command = Self::command(world, args);

@@ -116,8 +116,7 @@ async fn events_begin_with_what_is_and_go_on_with_each_change() {
     let second = Sidecar::candidate(&world, "second", &[]).await;
     second.answers("/standby", 200).await;
     // One that takes part, and one that only looks on.
-    let bystander = Sidecar::start(&world, &[]).await;
-    bystander.answers("/readyz", 200).await;
+    let bystander = Sidecar::ready(&world, &[]).await;
     for sidecar in [&first, &bystander] {
         let mut events = Events::of(sidecar, "/v1/elections/e/events").await;
         let now = events.next().await;

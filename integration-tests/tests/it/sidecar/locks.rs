@@ -11,9 +11,7 @@ use crate::world::{World, both_stores, free, waiters};
 both_stores!(a_lock_is_acquired_ensured_and_released);
 
 async fn a_lock_is_acquired_ensured_and_released(world: World) {
-    let (one, other) = (Sidecar::start(&world, &[]).await, Sidecar::start(&world, &[]).await);
-    one.answers("/readyz", 200).await;
-    other.answers("/readyz", 200).await;
+    let (one, other) = (Sidecar::ready(&world, &[]).await, Sidecar::ready(&world, &[]).await);
     let held = one.post("/v1/locks/orders/42:acquire?wait=5s").await;
     assert_eq!(held.code, 200, "{held:?}");
     let token = held.json()["token"].as_str().unwrap().to_owned();
@@ -45,8 +43,7 @@ async fn a_lock_is_acquired_ensured_and_released(world: World) {
 async fn the_trace_and_the_timeout_of_an_app_go_on_to_lockd() {
     let world = World::embedded().await;
     let client = world.client().await;
-    let sidecar = Sidecar::start(&world, &[]).await;
-    sidecar.answers("/readyz", 200).await;
+    let sidecar = Sidecar::ready(&world, &[]).await;
     let ask = async |header: &str, value: &str| {
         let url = format!("{}/v1/locks/l:acquire", sidecar.url);
         let request = reqwest::Client::new().post(url).header(header, value);
@@ -64,8 +61,7 @@ async fn the_trace_and_the_timeout_of_an_app_go_on_to_lockd() {
 async fn an_app_that_goes_away_while_it_waits_leaves_the_queue() {
     let world = World::embedded().await;
     let client = world.client().await;
-    let sidecar = Sidecar::start(&world, &[]).await;
-    sidecar.answers("/readyz", 200).await;
+    let sidecar = Sidecar::ready(&world, &[]).await;
     let held = client.lock("l").acquire(&crate::world::soon()).await.unwrap();
     let url = format!("{}/v1/locks/l:acquire", sidecar.url);
     let waiting = tokio::spawn(async move { reqwest::Client::new().post(url).send().await });
@@ -80,8 +76,7 @@ async fn an_app_that_goes_away_while_it_waits_leaves_the_queue() {
 async fn what_was_lost_is_gone() {
     let world = World::embedded().await;
     let client = world.client().await;
-    let sidecar = Sidecar::start(&world, &[]).await;
-    sidecar.answers("/readyz", 200).await;
+    let sidecar = Sidecar::ready(&world, &[]).await;
     let held = sidecar.post("/v1/locks/l:acquire").await.json();
     let token: u64 = held["token"].as_str().unwrap().parse().unwrap();
     let token = lockd_client::FencingToken::new(token).unwrap();
@@ -98,8 +93,7 @@ async fn what_was_lost_is_gone() {
 #[tokio::test]
 async fn what_can_not_be_asked_is_refused_with_a_reason() {
     let world = World::embedded().await;
-    let sidecar = Sidecar::start(&world, &[]).await;
-    sidecar.answers("/readyz", 200).await;
+    let sidecar = Sidecar::ready(&world, &[]).await;
     for (path, code, why) in [
         ("/v1/locks/l:acquire?wait=soon", 400, "wait=soon"),
         ("/v1/locks/l:acquire?wiat=1s", 400, "wiat is unknown"),
@@ -120,8 +114,7 @@ async fn what_can_not_be_asked_is_refused_with_a_reason() {
 #[tokio::test]
 async fn the_grpc_api_is_there_as_well() {
     let mut world = World::etcd().await;
-    let sidecar = Sidecar::start(&world, &[]).await;
-    sidecar.answers("/readyz", 200).await;
+    let sidecar = Sidecar::ready(&world, &[]).await;
     let client = crate::world::client_of(&sidecar.url, Duration::from_secs(10)).await;
     let held = client.lock("l").acquire(&crate::world::soon()).await.unwrap();
     let direct = world.client().await;
@@ -143,8 +136,7 @@ async fn a_unix_socket_serves_the_same() {
     let path = dir.path().join("lockd.sock");
     // One that was left by a sidecar that was killed.
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
-    let mut sidecar = Sidecar::start(&world, &["--socket", path.to_str().unwrap()]).await;
-    sidecar.answers("/readyz", 200).await;
+    let mut sidecar = Sidecar::ready(&world, &["--socket", path.to_str().unwrap()]).await;
     let client = reqwest::Client::builder().unix_socket(path.clone()).build().unwrap();
     let held = client.post("http://sidecar/v1/locks/l:acquire").send().await.unwrap();
     assert_eq!(held.status(), 200);

@@ -196,6 +196,7 @@ pub(super) async fn a_lease_that_is_not_kept_alive_ends(on: &Fixture) {
 
 pub(super) async fn a_lease_that_is_kept_alive_does_not(on: &Fixture) {
     let session = on.session(Duration::from_secs(2)).await;
+    // For twice its TTL, in the time of whoever keeps it: etcd's can't be paused.
     for _ in 0..8 {
         tokio::time::sleep(Duration::from_millis(500)).await;
         on.store.keep_alive(session.lease).await.unwrap();

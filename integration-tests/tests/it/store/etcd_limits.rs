@@ -152,6 +152,7 @@ async fn a_password_is_used_and_its_token_is_renewed() {
     for name in ["a", "b"] {
         let at = on.joins(&session, "q/", name).await;
         assert_eq!(super::fixture::changes(&mut feed).await.0, at);
+        // For longer than a token lives. Nothing can be asked meanwhile: any use of one prolongs it.
         tokio::time::sleep(Duration::from_secs(3)).await;
         on.store.keep_alive(session.lease).await.unwrap();
     }
