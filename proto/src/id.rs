@@ -14,10 +14,12 @@ pub struct IdError {
 
 /// Names a session. 122 random bits, so it can't be guessed; not a secret all the same.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct SessionId([u8; 16]);
 
 /// Names an acquire, so that a retry finds the entry that the first attempt made.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct RequestId([u8; 16]);
 
 macro_rules! id {
