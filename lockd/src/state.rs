@@ -12,6 +12,7 @@
 mod attach;
 mod barrier;
 mod checkpoint;
+pub mod deadlock;
 mod digest;
 mod effect;
 mod enqueue;
@@ -178,7 +179,7 @@ impl State {
             }
             Operation::Yield { lock, reason } => self.request_yield(&lock, &reason, &mut turn),
             Operation::Forget { lock } => self.forget(&lock),
-            Operation::Level(level) => self.raise_level(level),
+            Operation::Level(level) => self.raise_level(level, cx),
             Operation::Floor(floor) => self.raise_floor(floor, &mut turn),
         };
         self.settle(&mut turn);
@@ -204,12 +205,18 @@ impl State {
 
     fn start(&mut self, cx: Context) -> Outcome {
         self.change_meta(|state| {
-            state.replicas = BTreeMap::from([(cx.author, crate::record::LEVEL)]);
+            // Not what this version reads: another one that applies the same log has to agree.
+            state.replicas = BTreeMap::from([(cx.author, state.level)]);
         });
         Outcome::Done
     }
 
-    fn raise_level(&mut self, level: u32) -> Outcome {
+    fn raise_level(&mut self, level: u32, cx: Context) -> Outcome {
+        let mut others = self.replicas.iter().filter(|(replica, _)| **replica != cx.author);
+        if !others.all(|(_, newest)| *newest >= level) {
+            let problem = "a replica can't read this level of operations: upgrade it first";
+            return Outcome::Failed(Failure::ChangeRefused(problem));
+        }
         self.change_meta(|state| state.level = state.level.max(level));
         Outcome::Done
     }

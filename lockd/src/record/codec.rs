@@ -62,8 +62,18 @@ impl Record {
         if found > LEVEL {
             return Err(RecordError::Newer { found });
         }
-        let (record, rest) =
+        if found == 0 {
+            return Err(malformed("there is no level 0"));
+        }
+        let (record, rest): (Self, _) =
             postcard::take_from_bytes(body).map_err(|error| malformed(&error.to_string()))?;
-        if rest.is_empty() { Ok(record) } else { Err(malformed("bytes are left over")) }
+        if !rest.is_empty() {
+            return Err(malformed("bytes are left over"));
+        }
+        record.operations.iter().try_for_each(|operation| match operation {
+            Operation::Level(level) if *level > LEVEL => Err(RecordError::Newer { found: *level }),
+            _ => Ok(()),
+        })?;
+        Ok(record)
     }
 }

@@ -1,17 +1,13 @@
 //! Sessions: opened, attached to a replica, and ended.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{HashMap, HashSet, VecDeque},
     sync::Arc,
 };
 
 use lockd_proto::SessionId;
 
-use super::{
-    Effect, Outcome, Session, SessionEnd, State,
-    enqueue::slot,
-    settle::{Exit, Turn},
-};
+use super::{Effect, Entry, Outcome, Session, SessionEnd, State, enqueue::slot, settle::Turn};
 use crate::record::{Attach, Open, Position, ReplicaId};
 
 impl Session {
@@ -27,6 +23,12 @@ impl State {
     #[must_use]
     pub fn session(&self, id: SessionId) -> Option<&Session> {
         self.sessions.get(*self.by_id.get(&id)? as usize)
+    }
+
+    /// The session that an entry belongs to, while it lives. One that was opened later under the same
+    /// id is another session.
+    pub(super) fn session_of(&self, entry: &Entry) -> Option<&Session> {
+        self.session(entry.session).filter(|session| session.opened < entry.token)
     }
 
     pub(super) fn open(&mut self, open: Open, turn: &mut Turn<'_>) -> Outcome {
@@ -45,7 +47,7 @@ impl State {
                     ttl_ms: open.ttl_ms,
                     secret_hash: open.secret_hash,
                     client: Arc::new(open.client),
-                    ended: None,
+                    ended: VecDeque::new(),
                     entries: HashMap::new(),
                 });
                 turn.effects.push(Effect::Attached { session: id, epoch, is_new: true });
@@ -99,7 +101,7 @@ impl State {
         slots.retain(|slot| self.entry(*slot).is_some_and(|entry| entry.asker.stream != 0));
         slots.sort_unstable_by_key(|slot| self.entry(*slot).map(|entry| entry.token));
         for slot in slots {
-            self.give_up(slot, Exit::BySession, turn);
+            self.give_up(slot, turn);
         }
     }
 

@@ -16,8 +16,9 @@ use lockd_proto::SessionId;
 use super::{
     Entry, Finished, Session, Stage, State,
     digest::{Item, Meta},
+    enqueue::slot,
 };
-use crate::record::{Floor, LockId, Position};
+use crate::record::{Floor, LEVEL, LockId, Position};
 
 /// Items that are looked at for one chunk, whether or not they are written.
 const LOOKS: usize = 4096;
@@ -51,6 +52,15 @@ pub enum RestoreError {
     /// A chunk is malformed.
     #[error("the checkpoint has a chunk that can't be read: {0}")]
     Malformed(String),
+    /// It is of a newer version.
+    #[error(
+        "the checkpoint is of level {found}, and this version of lockd reads up to level {LEVEL}: \
+         upgrade lockd on this machine"
+    )]
+    Newer {
+        /// Its level.
+        found: u32,
+    },
     /// It is not the state that it was made of.
     #[error(
         "the checkpoint at {at} has {found} items of {expected}, or their digest is another one: it is \
@@ -115,10 +125,11 @@ impl State {
         Some(Floor { at, which: 0, chunks: 0, items, digest, level })
     }
 
-    fn write_next(&self, checkpoint: &mut Checkpoint, chunk: Vec<u8>) -> Vec<u8> {
+    fn write_next(&self, checkpoint: &mut Checkpoint, mut chunk: Vec<u8>) -> Vec<u8> {
         if let Some(copy) = checkpoint.copies.pop_front() {
             checkpoint.items += 1;
-            return [chunk, copy].concat();
+            chunk.extend_from_slice(&copy);
+            return chunk;
         }
         match self.next_item(checkpoint) {
             Some((made, item)) if checkpoint.takes(made) => {
@@ -265,8 +276,11 @@ impl Restore {
     /// The state, once all chunks have been read.
     ///
     /// # Errors
-    /// It is not the state that the floor names.
+    /// It is not the state that the floor names, or one of a newer version.
     pub fn finish(mut self, floor: &Floor) -> Result<State, RestoreError> {
+        if floor.level > LEVEL {
+            return Err(RestoreError::Newer { found: floor.level });
+        }
         let mut state = State::default();
         if let Some(meta) = self.meta {
             state.change_meta(|state| (state.level, state.replicas) = (meta.level, meta.replicas));
@@ -300,8 +314,10 @@ impl State {
             there.queue.insert(token, super::Seat { slot, mode });
             there.left += u32::from(stage == Stage::Left);
         }
-        if !matches!(stage, Stage::Lost | Stage::Delayed { .. })
-            && let Some(session) = self.session_mut(session)
+        let is_open = matches!(stage, Stage::Here | Stage::Left);
+        if let Some(session) = self.session_mut(session)
+            && is_open
+            && session.opened < token
         {
             session.entries.insert(request, slot);
         }
@@ -320,5 +336,7 @@ impl State {
             self.waiting += waiting;
             there.waiting = u32::try_from(waiting).unwrap_or(u32::MAX);
         }
+        let slots: Vec<_> = self.entries.iter().map(|(index, _)| slot(index)).collect();
+        slots.into_iter().for_each(|slot| self.note_granted(slot));
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use lockd_proto::{RequestId, SessionId};
 
-use super::{Entry, Moment};
+use super::{Entry, Moment, Owner};
 use crate::record::{Blocked, Client, Floor, Kind, LockId, Position};
 
 /// What became of an operation.
@@ -209,10 +209,7 @@ pub enum Effect {
         delay_ms: u32,
     },
     /// An entry of an owner waits, or an owner has one wait less: a deadlock may stand now.
-    OwnerBlocked {
-        /// The entry that waits.
-        token: Position,
-    },
+    OwnerBlocked(Owner),
     /// A lock's queue has changed.
     Changed(LockId),
     /// The floor was raised.

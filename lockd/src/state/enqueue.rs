@@ -1,7 +1,7 @@
 //! Joining queues.
 
 use super::{
-    Ahead, Asker, Entry, Failure, MAX_ENTRIES, Outcome, Refusal, Seat, Stage, State,
+    Ahead, Asker, Entry, Failure, MAX_ENTRIES, Outcome, Queue, Refusal, Seat, Stage, State,
     settle::{Exit, Turn},
 };
 use crate::record::{Enqueue, LockId, Mode, Wait};
@@ -49,12 +49,13 @@ impl State {
         if !held && enqueue.wait == Wait::Not {
             // The time to wait is over: nothing of it may stay behind.
             let ahead = self.ahead_of(slot);
-            self.leave_waiting(slot, Exit::Unheard, turn);
+            self.leave_unheard(slot, Exit::Unheard, turn);
             return Outcome::Refused(Refusal::Busy(ahead));
         }
         self.open_entry(slot);
         if let Some(entry) = self.entries.get_mut(slot as usize) {
             (entry.asker, entry.wait) = (asker, enqueue.wait);
+            entry.wait_until(enqueue.info.wait_until_unix_ms);
         }
         self.seal_entry(slot);
         if held { Outcome::Granted { token } } else { Outcome::Queued { token } }
@@ -87,22 +88,17 @@ impl State {
     /// Whether an entry of this mode that joined now would hold the lock at once.
     #[must_use]
     pub fn would_grant(&self, lock: &LockId, mode: Mode) -> bool {
-        self.locks.get(lock).is_none_or(|there| there.queue.would_grant(mode))
+        let free = || Queue::<Seat>::default().would_grant(mode);
+        self.locks.get(lock).map_or_else(free, |there| there.queue.would_grant(mode))
     }
 
     /// Whether an owner holds a lock shared and asks for it exclusive: two that do would wait for
     /// each other.
     fn is_upgrade(&self, enqueue: &Enqueue, lock: &LockId) -> bool {
-        if enqueue.mode != Mode::Exclusive || enqueue.info.owner.is_empty() {
-            return false;
-        }
-        let owned = self.owners.of(lock, &enqueue.info.owner);
-        owned.filter_map(|slot| self.entry(slot)).any(|entry| {
-            entry.session == enqueue.session
-                && entry.mode == Mode::Shared
-                && entry.is_held()
-                && entry.locks.as_slice().contains(lock)
-        })
+        let owner = &enqueue.info.owner;
+        enqueue.mode == Mode::Exclusive
+            && !owner.is_empty()
+            && self.holds_shared(enqueue.session, lock, owner)
     }
 
     fn join(&mut self, entry: Entry, turn: &mut Turn<'_>) -> Outcome {
@@ -121,8 +117,8 @@ impl State {
         self.settle(turn);
         match self.entry(slot) {
             Some(entry) if entry.is_held() => Outcome::Granted { token },
-            _ => {
-                self.look_at_owner_of(slot, turn);
+            entry => {
+                entry.into_iter().for_each(|entry| self.look_at_owner(entry, turn));
                 Outcome::Queued { token }
             }
         }

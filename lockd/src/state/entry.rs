@@ -95,6 +95,14 @@ pub struct Details {
     pub yield_reason: Box<str>,
 }
 
+impl Details {
+    /// The trace that the entry was asked for in; empty where that is not known.
+    #[must_use]
+    pub fn trace_id(&self) -> String {
+        Info { trace: self.trace.clone(), ..Info::default() }.trace_id()
+    }
+}
+
 impl Locks {
     /// The locks, the first one first.
     #[must_use]
@@ -162,6 +170,15 @@ impl Entry {
             && same_mode
             && self.lock_delay_ms == enqueue.lock_delay_ms
             && there.is_same_request(&enqueue.info)
+    }
+
+    /// Its wait ends then, as far as is shown.
+    pub(super) fn wait_until(&mut self, unix_ms: u64) {
+        match &mut self.details {
+            Some(details) => details.wait_until_unix_ms = unix_ms,
+            None if unix_ms == 0 => {}
+            None => self.details.get_or_insert_default().wait_until_unix_ms = unix_ms,
+        }
     }
 
     /// Whether it holds all of its locks.

@@ -4,9 +4,10 @@ use lockd_proto::{RequestId, SessionId};
 
 use super::{
     Described, Effect, Entry, Failure, MAX_ENTRIES, Outcome, SessionEnd, Stage, State,
+    session::Ending,
     settle::{Exit, Turn},
 };
-use crate::record::{Blocked, LockId, Mode, OnLoss, Position, Release, WaitEnd};
+use crate::record::{LockId, Mode, OnLoss, Position, Release, WaitEnd};
 
 const NOT_HERE: Failure =
     Failure::ChangeRefused("the entry has outlived its request: an operator can remove it");
@@ -24,26 +25,27 @@ impl State {
         if !there.is_reached_by(turn.cx.author, stream) {
             return Outcome::Superseded;
         }
-        if let Some(slot) = self.slot_of(session, request) {
-            self.give_up(slot, Exit::BySession, turn);
+        match self.slot_of(session, request) {
+            Some(slot) => self.give_up(slot, turn),
+            // The acquire may be on its way still, by a replica that has died since.
+            None if stream == 0 => self.remember(session, request, Ending::BySession),
+            None => {}
         }
         Outcome::Cancelled
     }
 
-    /// An entry leaves early: what others are to know of it stays.
-    pub(super) fn give_up(&mut self, slot: u32, exit: Exit, turn: &mut Turn<'_>) {
-        let Some(entry) = self.entry(slot) else {
-            return;
-        };
-        match (entry.mode, entry.stage) {
-            (Mode::Party { .. }, _) => self.leave_barrier(slot, exit, turn),
-            (Mode::Share(OnLoss::Fail), Stage::Here) => self.lose_share(slot, turn),
-            _ => self.take_out(slot, exit, turn),
+    /// A session gives an entry up: what others are to know of it stays.
+    pub(super) fn give_up(&mut self, slot: u32, turn: &mut Turn<'_>) {
+        match self.entry(slot).map(|entry| (entry.mode, entry.stage)) {
+            // The others do not miss it.
+            Some((_, Stage::Left)) | None => {}
+            Some((Mode::Share(OnLoss::Fail), _)) => self.lose_share(slot, turn),
+            Some(_) => self.leave_unheard(slot, Exit::BySession, turn),
         }
     }
 
-    /// An entry that only waits leaves.
-    pub(super) fn leave_waiting(&mut self, slot: u32, exit: Exit, turn: &mut Turn<'_>) {
+    /// An entry leaves whose client does not hold it: that waits, or whose grant was never sent.
+    pub(super) fn leave_unheard(&mut self, slot: u32, exit: Exit, turn: &mut Turn<'_>) {
         match self.entry(slot).map(|entry| entry.mode) {
             Some(Mode::Party { .. }) => self.leave_barrier(slot, exit, turn),
             Some(_) => self.take_out(slot, exit, turn),
@@ -58,12 +60,10 @@ impl State {
             return;
         };
         entry.stage = Stage::Lost;
-        let (session, request) = (entry.session, entry.request);
+        let (request, ending) = ((entry.session, entry.request), Exit::BySession.ending(entry));
         entry.locks.as_slice().iter().for_each(|lock| turn.touch(lock));
         self.seal_entry(slot);
-        if let Some(session) = self.session_mut(session) {
-            session.entries.remove(&request);
-        }
+        self.close_request(slot, request, ending);
     }
 
     pub(super) fn release(&mut self, release: &Release, turn: &mut Turn<'_>) -> Outcome {
@@ -82,7 +82,10 @@ impl State {
         let Some(entry) = self.entry(slot) else {
             return Outcome::AlreadyLost;
         };
-        if named.as_ref().is_some_and(|(_, token)| *token != entry.token) {
+        let is_other = |(lock, token): &(LockId, Position)| {
+            *token != entry.token || !entry.locks.as_slice().contains(lock)
+        };
+        if named.as_ref().is_some_and(is_other) {
             return Outcome::Failed(Failure::TokenMismatch);
         }
         match (entry.mode, entry.stage) {
@@ -130,29 +133,16 @@ impl State {
         match why {
             WaitEnd::Expired if waits => {
                 let ahead = self.ahead_of(slot);
-                self.leave_waiting(slot, Exit::WaitExpired(ahead), turn);
+                self.leave_unheard(slot, Exit::WaitExpired(ahead), turn);
             }
-            WaitEnd::Withdrawn if waits => self.leave_waiting(slot, Exit::BySession, turn),
-            WaitEnd::Deadlock { cycle, others } if waits && self.stands(&cycle, &others) => {
+            WaitEnd::Withdrawn if waits => self.leave_unheard(slot, Exit::BySession, turn),
+            WaitEnd::Deadlock { cycle, others } if waits && self.stands(&cycle, &others, token) => {
                 self.take_out(slot, Exit::Deadlock(cycle.into()), turn);
             }
-            // Its caller was never sent the grant.
-            WaitEnd::Abandoned => self.give_up(slot, Exit::Unheard, turn),
+            WaitEnd::Abandoned => self.leave_unheard(slot, Exit::Unheard, turn),
             WaitEnd::Expired | WaitEnd::Withdrawn | WaitEnd::Deadlock { .. } => {}
         }
         Outcome::Done
-    }
-
-    /// Whether every wait of a cycle is there, each behind the entry that is said to be in its way, and
-    /// none of the owners has another wait, by which it could go on.
-    fn stands(&self, cycle: &[Blocked], others: &[Position]) -> bool {
-        let named = |token| others.contains(&token) || cycle.iter().any(|it| it.token == token);
-        let stuck = |wait: &Blocked| {
-            let entry = self.entry_at(&wait.lock, wait.token);
-            let owner = entry.and_then(Entry::owner_path);
-            owner.is_some_and(|owner| self.waits_of(&owner).all(|it| named(it.token)))
-        };
-        cycle.iter().all(|wait| self.is_blocked(wait) && stuck(wait))
     }
 
     pub(super) fn lapse(
@@ -244,7 +234,7 @@ impl State {
     }
 
     pub(super) fn describe(&self, entry: &Entry) -> Described {
-        let client = self.session(entry.session).map(|session| session.client.clone());
+        let client = self.session_of(entry).map(|session| session.client.clone());
         Described { entry: entry.clone(), client }
     }
 }

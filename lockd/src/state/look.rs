@@ -6,7 +6,7 @@ use bytes::Bytes;
 use lockd_proto::{RequestId, SessionId};
 
 use super::{Ahead, Described, Entry, Handoff, Lock, Moment, Session, Stage, State};
-use crate::record::{LockId, Position, ReplicaId};
+use crate::record::{Kind, LockId, Position, ReplicaId};
 
 /// A part of a lock's queue.
 #[derive(Debug, Clone, PartialEq)]
@@ -113,11 +113,10 @@ impl State {
         })
     }
 
-    /// The entries that wait with a limit, or for a call, by a replica's asking: what a replica that
-    /// has read the log anew has to count again.
-    pub fn asked_by(&self, replica: ReplicaId) -> impl Iterator<Item = &Entry> {
+    /// The entries that wait, in no particular order.
+    pub fn waits(&self) -> impl Iterator<Item = &Entry> {
         let entries = self.entries.iter().map(|(_, entry)| entry);
-        entries.filter(move |entry| !entry.is_held() && entry.asker.author == replica)
+        entries.filter(|entry| !entry.is_held() && entry.stage == Stage::Here)
     }
 
     /// Who is ahead of an acquire that joined now.
@@ -136,6 +135,13 @@ impl State {
     pub(super) fn first_holder(&self, there: &Lock) -> Option<Described> {
         let seat = there.queue.holders().next()?;
         self.entry(seat.slot).map(|entry| self.describe(entry))
+    }
+
+    /// Whether an entry of this kind can join a lock's queue.
+    #[must_use]
+    pub fn is_of_kind(&self, lock: &LockId, kind: Kind) -> bool {
+        let there = self.locks.get(lock).and_then(|there| there.queue.kind());
+        there.is_none_or(|there| there == kind)
     }
 
     /// How many entries a lock's queue has.

@@ -21,6 +21,9 @@ pub trait Seated {
     fn mode(&self) -> Mode;
 }
 
+/// Fewer entries than this leave one by one: that is cheaper than to look at all.
+const FEW: usize = 4;
+
 /// The entries of one lock, and how far down the queue it is held.
 #[derive(Debug, Clone)]
 pub struct Queue<T> {
@@ -79,19 +82,40 @@ impl<T: Seated> Queue<T> {
         }
     }
 
-    /// Takes an entry out, and with it what it held.
-    pub fn remove(&mut self, at: Position) -> Option<T> {
-        let (_, entry) = self.entries.remove(self.place(at)?)?;
-        if at <= self.reach && self.held > 0 {
-            if let Mode::Party { .. } = entry.mode() {
-                // Parties go together. What is left of a barrier that was broken holds nothing.
-                (self.taken, self.held) = (0, 0);
-            } else {
-                self.taken -= entry.mode().weight();
-                self.held -= 1;
+    /// Takes entries out, which are in the order of their positions, and with them what they held.
+    pub fn remove(&mut self, leaving: &[Position]) {
+        if leaving.len() < FEW {
+            for at in leaving {
+                let entry = self.place(*at).and_then(|place| self.entries.remove(place));
+                entry.into_iter().for_each(|(at, entry)| self.give_back(at, entry.mode()));
             }
+            return;
         }
-        Some(entry)
+        // Each entry behind one that leaves moves up once.
+        let mut leaving = leaving.iter().peekable();
+        let mut entries = std::mem::take(&mut self.entries);
+        entries.retain(|(at, entry)| {
+            while leaving.next_if(|next| *next < at).is_some() {}
+            let leaves = leaving.next_if_eq(&at).is_some();
+            if leaves {
+                self.give_back(*at, entry.mode());
+            }
+            !leaves
+        });
+        self.entries = entries;
+    }
+
+    fn give_back(&mut self, at: Position, mode: Mode) {
+        if at > self.reach || self.held == 0 {
+            return;
+        }
+        if let Mode::Party { .. } = mode {
+            // Parties go together. What is left of a barrier that was broken holds nothing.
+            (self.taken, self.held) = (0, 0);
+        } else {
+            self.taken -= mode.weight();
+            self.held -= 1;
+        }
     }
 
     /// Puts a changed entry in the place of what it was.
@@ -144,9 +168,18 @@ impl<T: Seated> Queue<T> {
     /// Whether an entry of this mode that joined now would hold at once.
     #[must_use]
     pub fn would_grant(&self, mode: Mode) -> bool {
-        let Some(kind) = self.kind() else { return true };
-        let room = kind == mode.kind() && self.taken + mode.weight() <= kind.capacity();
-        room && self.held == self.entries.len() && !matches!(kind, Kind::Barrier { .. })
+        let kind = mode.kind();
+        let room = self.kind().is_none_or(|there| there == kind)
+            && self.taken + mode.weight() <= kind.capacity();
+        let is_next = match kind {
+            Kind::Barrier { parties } => {
+                self.held == 0 && self.entries.len() as u64 + 1 == u64::from(parties)
+            }
+            Kind::Lock | Kind::Semaphore { .. } | Kind::Group(_) | Kind::Once => {
+                self.held == self.entries.len()
+            }
+        };
+        room && is_next
     }
 }
 
@@ -169,6 +202,12 @@ impl<T> Queue<T> {
     /// The entries that hold the lock, oldest first.
     pub fn holders(&self) -> impl Iterator<Item = &T> {
         self.entries.iter().take(self.held).map(|(_, entry)| entry)
+    }
+
+    /// The entry that is granted next.
+    #[must_use]
+    pub fn first_waiting(&self) -> Option<&T> {
+        self.entries.get(self.held).map(|(_, entry)| entry)
     }
 
     /// The entry that was created at a position.

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::effect::Refusal;
 use crate::record::{Client, Position, ReplicaId};
 
-/// How many ended requests a session remembers.
+/// How many ended requests a session remembers. A constant of level 1.
 pub(super) const ENDED: usize = 64;
 
 /// A session.
@@ -34,7 +34,7 @@ pub struct Session {
     /// Who opened it.
     pub client: Arc<Client>,
     /// Requests that have ended, the latest last: see [`Ending`].
-    pub(super) ended: Option<Box<VecDeque<(RequestId, Ending)>>>,
+    pub(super) ended: VecDeque<(RequestId, Ending)>,
     /// Its entries, by the requests that made them. Follows from the entries.
     #[serde(skip)]
     pub(super) entries: HashMap<RequestId, u32>,
@@ -74,15 +74,14 @@ impl Session {
     }
 
     pub(super) fn ending(&self, request: RequestId) -> Option<Ending> {
-        let ended = self.ended.as_ref()?;
-        ended.iter().rev().find(|(id, _)| *id == request).map(|(_, ending)| *ending)
+        self.ended.iter().find(|(id, _)| *id == request).map(|(_, ending)| *ending)
     }
 
     pub(super) fn remember(&mut self, request: RequestId, ending: Ending) {
-        let ended = self.ended.get_or_insert_default();
-        if ended.len() == ENDED {
-            ended.pop_front();
+        self.ended.retain(|(id, _)| *id != request);
+        if self.ended.len() == ENDED {
+            self.ended.pop_front();
         }
-        ended.push_back((request, ending));
+        self.ended.push_back((request, ending));
     }
 }

@@ -3,20 +3,30 @@
 //! All changes of one operation are made before any queue advances, so that an entry that goes in
 //! the same step as its holder is never granted anything.
 
+use lockd_proto::{RequestId, SessionId};
+
 use super::{
     Ahead, Context, Effect, Entry, Handoff, HandoffReason, LossCause, News, Refusal, Stage, State,
-    effect::Described, session::Ending,
+    session::Ending,
 };
-use crate::record::{Blocked, Kind, LockId};
+use crate::record::{Blocked, LockId};
 
 /// What one operation does, collected while it is applied.
 pub(super) struct Turn<'a> {
     pub(super) cx: Context,
     pub(super) effects: &'a mut Vec<Effect>,
     /// The locks whose queues have changed.
-    touched: Vec<LockId>,
+    touched: Vec<Touched>,
     /// The entries that are gone.
     departed: Vec<Departed>,
+}
+
+/// A change to a queue.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Touched {
+    lock: LockId,
+    /// The entry that leaves it, by its place among those that are gone.
+    gone: Option<usize>,
 }
 
 /// An entry that is gone.
@@ -54,63 +64,60 @@ impl<'a> Turn<'a> {
         Self { cx, effects, touched: Vec::new(), departed: Vec::new() }
     }
 
+    /// Something about a lock's queue has changed.
     pub(super) fn touch(&mut self, lock: &LockId) {
-        if self.touched.last() != Some(lock) {
-            self.touched.push(lock.clone());
-        }
+        self.touched.push(Touched { lock: lock.clone(), gone: None });
+    }
+
+    fn depart(&mut self, departed: Departed) {
+        let gone = Some(self.departed.len());
+        let locks = departed.entry.locks.as_slice().iter().cloned();
+        self.touched.extend(locks.map(|lock| Touched { lock, gone }));
+        self.departed.push(departed);
     }
 }
 
 impl State {
-    /// Takes an entry out of its queues. What follows from that comes with [`settle`](Self::settle).
+    /// Takes an entry out. It leaves its queues with [`settle`](Self::settle), together with all others
+    /// that leave in this operation: until then they are as they were before.
     pub(super) fn take_out(&mut self, slot: u32, exit: Exit, turn: &mut Turn<'_>) {
         self.open_entry(slot);
         let Some(entry) = self.entries.try_remove(slot as usize) else {
             return;
         };
-        for lock in entry.locks.as_slice() {
-            if let Some(there) = self.locks.get_mut(lock) {
-                there.queue.remove(entry.token);
-                there.left -= u32::from(entry.stage == Stage::Left).min(there.left);
-                turn.touch(lock);
-            }
-        }
-        self.forget_owner(&entry, slot);
-        self.close_request(&entry, &exit);
+        self.forget_owner(&entry);
+        self.close_request(slot, (entry.session, entry.request), exit.ending(&entry));
         let held = entry.is_held();
-        turn.departed.push(Departed { entry, held, exit });
+        turn.depart(Departed { entry, held, exit });
     }
 
-    /// Its session does not count the entry any more, and remembers how it ended where a late copy of
-    /// its request could ask for it again.
-    fn close_request(&mut self, entry: &Entry, exit: &Exit) {
-        let (session, request) = (entry.session, entry.request);
-        let ending = match exit {
-            Exit::Forced(_) => Some(Ending::Forced),
-            Exit::Broken => Some(Ending::Broken),
-            Exit::Deadlock(_) => Some(Ending::Deadlock),
-            Exit::BySession
-            | Exit::Unheard
-            | Exit::WaitExpired(_)
-            | Exit::AllLeft
-            | Exit::Done(_) => (entry.asker.stream == 0).then_some(Ending::BySession),
-            Exit::SessionExpired | Exit::SessionClosed | Exit::Lapsed => None,
-        };
+    /// The request that made an entry ends, if it is open. One whose entry stays for others to see has
+    /// ended before, and its id may be another's.
+    pub(super) fn close_request(
+        &mut self,
+        slot: u32,
+        (session, request): (SessionId, RequestId),
+        ending: Option<Ending>,
+    ) {
         let Some(there) = self.session_mut(session) else {
             return;
         };
-        // An entry that stays for others to see is no request any more, and its id may be another's.
-        if matches!(entry.stage, Stage::Lost | Stage::Delayed { .. }) {
+        if there.entries.get(&request) != Some(&slot) {
             return;
         }
         there.entries.remove(&request);
         if let Some(ending) = ending {
-            self.open_session_item(session);
-            if let Some(there) = self.session_mut(session) {
-                there.remember(request, ending);
-            }
-            self.seal_session_item(session);
+            self.remember(session, request, ending);
         }
+    }
+
+    /// A session remembers how a request has ended, for a late copy of it.
+    pub(super) fn remember(&mut self, session: SessionId, request: RequestId, ending: Ending) {
+        self.open_session_item(session);
+        if let Some(there) = self.session_mut(session) {
+            there.remember(request, ending);
+        }
+        self.seal_session_item(session);
     }
 
     /// Advances the queues that have changed, and says what follows.
@@ -118,21 +125,36 @@ impl State {
         if turn.touched.is_empty() {
             return;
         }
-        self.clear_barriers(turn);
         let departed = std::mem::take(&mut turn.departed);
         for gone in &departed {
-            self.tell_departure(gone, turn);
+            self.report_departure(gone, turn);
         }
         let mut touched = std::mem::take(&mut turn.touched);
         touched.sort_unstable();
-        touched.dedup();
-        for lock in touched {
-            self.advance(&lock, &departed, turn);
-            turn.effects.push(Effect::Changed(lock));
+        for changes in touched.chunk_by(|one, other| one.lock == other.lock) {
+            let gone = changes.iter().filter_map(|change| departed.get(change.gone?));
+            let Some(Touched { lock, .. }) = changes.first() else {
+                continue;
+            };
+            self.leave(lock, gone.clone());
+            // A holder gives the lock up, where there was one.
+            self.advance(lock, gone.max_by_key(|gone| gone.held), turn);
+            turn.effects.push(Effect::Changed(lock.clone()));
         }
     }
 
-    fn tell_departure(&mut self, gone: &Departed, turn: &mut Turn<'_>) {
+    fn leave<'a>(&mut self, lock: &LockId, gone: impl Iterator<Item = &'a Departed> + Clone) {
+        let Some(there) = self.locks.get_mut(lock) else {
+            return;
+        };
+        let left = gone.clone().filter(|gone| gone.entry.stage == Stage::Left).count();
+        there.left -= u32::try_from(left).unwrap_or(u32::MAX).min(there.left);
+        let mut tokens: Vec<_> = gone.map(|gone| gone.entry.token).collect();
+        tokens.sort_unstable();
+        there.queue.remove(&tokens);
+    }
+
+    fn report_departure(&mut self, gone: &Departed, turn: &mut Turn<'_>) {
         let Departed { entry, held, exit } = gone;
         if *held {
             let first = entry.locks.as_slice().first().and_then(|lock| self.locks.get(lock));
@@ -145,7 +167,9 @@ impl State {
         } else {
             self.look_at_owner(entry, turn);
         }
-        if let Some(news) = gone.news() {
+        let is_open = matches!(entry.stage, Stage::Here | Stage::Left);
+        let hears = is_open && self.session_of(entry).is_some();
+        if let Some(news) = gone.news().filter(|_| hears) {
             let (session, request, token) = (entry.session, entry.request, entry.token);
             turn.effects.push(Effect::Entry { session, request, token, news });
         }
@@ -153,7 +177,7 @@ impl State {
     }
 
     /// Grants what the rule allows by now.
-    fn advance(&mut self, lock: &LockId, departed: &[Departed], turn: &mut Turn<'_>) {
+    fn advance(&mut self, lock: &LockId, from: Option<&Departed>, turn: &mut Turn<'_>) {
         let Some(there) = self.locks.get_mut(lock) else {
             return;
         };
@@ -168,19 +192,19 @@ impl State {
         if granted.is_empty() {
             return;
         }
-        self.keep_story(lock, granted.len(), departed, turn.cx.now);
+        self.keep_story(lock, granted.len(), from, turn.cx.now);
         for slot in granted {
-            self.grant(slot, (lock, departed), turn);
+            self.grant(slot, lock, from.filter(|from| from.held), turn);
         }
     }
 
-    fn grant(&mut self, slot: u32, (lock, departed): (&LockId, &[Departed]), turn: &mut Turn<'_>) {
+    fn grant(&mut self, slot: u32, lock: &LockId, from: Option<&Departed>, turn: &mut Turn<'_>) {
         let Some(entry) = self.entries.get_mut(slot as usize) else {
             return;
         };
         entry.held_in += 1;
         let (session, request, token) = (entry.session, entry.request, entry.token);
-        if let Some(from) = giver(lock, departed).filter(|from| from.held) {
+        if let Some(from) = from {
             turn.effects.push(Effect::HandedOver {
                 lock: lock.clone(),
                 from: from.entry.token,
@@ -200,16 +224,16 @@ impl State {
                 news: News::Granted { joined },
             });
         }
-        self.look_at_owner_of(slot, turn);
+        self.note_granted(slot);
+        if let Some(entry) = self.entry(slot) {
+            self.look_at_owner(entry, turn);
+        }
     }
 
     /// Keeps how a lock came to its holder, for people.
-    fn keep_story(&mut self, lock: &LockId, granted: usize, departed: &[Departed], now: u64) {
-        let from = giver(lock, departed);
+    fn keep_story(&mut self, lock: &LockId, granted: usize, from: Option<&Departed>, now: u64) {
         let handoff = from.filter(|_| now != 0).map(|from| {
-            let client = self.session(from.entry.session).map(|session| session.client.clone());
-            let from_entry = Described { entry: from.entry.clone(), client };
-            Box::new(Handoff { reason: from.reason(), from: from_entry, at: now })
+            Box::new(Handoff { reason: from.reason(), from: self.describe(&from.entry), at: now })
         });
         let Some(there) = self.locks.get_mut(lock) else {
             return;
@@ -219,29 +243,23 @@ impl State {
             there.last = handoff;
         }
     }
-
-    /// A barrier that all have left is over: what is left of it goes, and others may come in.
-    fn clear_barriers(&mut self, turn: &mut Turn<'_>) {
-        let over: Vec<_> = turn.touched.iter().filter(|lock| self.is_over(lock)).cloned().collect();
-        for lock in over {
-            for slot in self.parties(&lock) {
-                self.take_out(slot, Exit::AllLeft, turn);
-            }
-        }
-    }
-
-    fn is_over(&self, lock: &LockId) -> bool {
-        self.locks.get(lock).is_some_and(|lock| match lock.queue.kind() {
-            Some(Kind::Barrier { parties }) => lock.left == parties,
-            Some(Kind::Lock | Kind::Semaphore { .. } | Kind::Group(_) | Kind::Once) | None => false,
-        })
-    }
 }
 
-/// The entry that gave a lock up in this step: a holder, where there was one.
-fn giver<'a>(lock: &LockId, departed: &'a [Departed]) -> Option<&'a Departed> {
-    let left = departed.iter().filter(|gone| gone.entry.locks.as_slice().contains(lock));
-    left.max_by_key(|gone| gone.held)
+impl Exit {
+    /// How the request of an entry has ended, where a late copy of it could ask again.
+    pub(super) fn ending(&self, entry: &Entry) -> Option<Ending> {
+        match self {
+            Self::Forced(_) => Some(Ending::Forced),
+            Self::Broken => Some(Ending::Broken),
+            Self::Deadlock(_) => Some(Ending::Deadlock),
+            Self::BySession
+            | Self::Unheard
+            | Self::WaitExpired(_)
+            | Self::AllLeft
+            | Self::Done(_) => (entry.asker.stream == 0).then_some(Ending::BySession),
+            Self::SessionExpired | Self::SessionClosed | Self::Lapsed => None,
+        }
+    }
 }
 
 impl Departed {

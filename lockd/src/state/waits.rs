@@ -4,17 +4,24 @@
 //! is looked up a step at a time, so that a search through it can stop anywhere: an entry is behind
 //! the one ahead of it, and the first that waits is behind the holders that it can't hold beside.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Effect, Entry, Stage, State, settle::Turn};
-use crate::record::{Blocked, Kind, LockId, Position};
+use lockd_proto::SessionId;
+
+use super::{Effect, Entry, Lock, Seat, Stage, State, settle::Turn};
+use crate::record::{Blocked, Kind, LockId, Mode, Position};
 
 /// An owner: its namespace and name, as a path like that of a lock.
 pub type Owner = Box<str>;
 
-/// The entries of each owner.
+/// The entries of owners.
 #[derive(Debug, Default)]
-pub(super) struct Owners(HashMap<Owner, BTreeSet<u32>>);
+pub(super) struct Owners {
+    /// Those that wait, by owner and token.
+    pub(super) waits: BTreeMap<(Owner, Position), u32>,
+    /// All of them, by what an upgrade has in common with what is held already.
+    pub(super) places: BTreeSet<(SessionId, LockId, Owner, Position)>,
+}
 
 /// An entry that waits, or that another one waits behind.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -26,13 +33,17 @@ pub enum Wait {
 }
 
 impl Owners {
-    pub(super) fn of(&self, lock: &LockId, owner: &str) -> impl Iterator<Item = u32> {
-        self.0.get(path(lock, owner).as_str()).into_iter().flatten().copied()
+    /// The first entry by which a session is in a lock's queue for an owner. If any of those holds
+    /// the lock, this one does.
+    fn first(&self, session: SessionId, lock: &LockId, owner: Owner) -> Option<Position> {
+        let from = (session, lock.clone(), owner, Position::default());
+        let (by, on, of, token) = self.places.range::<(_, _, _, _), _>(&from..).next()?;
+        ((by, on, of) == (&from.0, &from.1, &from.2)).then_some(*token)
     }
 }
 
-fn path(lock: &LockId, owner: &str) -> String {
-    format!("{}\0{owner}", lock.namespace())
+pub(super) fn owner_path(lock: &LockId, owner: &str) -> Owner {
+    format!("{}\0{owner}", lock.namespace()).into()
 }
 
 impl Entry {
@@ -40,95 +51,134 @@ impl Entry {
     #[must_use]
     pub fn owner_path(&self) -> Option<Owner> {
         let lock = self.locks.as_slice().first()?;
-        (!self.owner().is_empty()).then(|| path(lock, self.owner()).into())
+        (!self.owner().is_empty()).then(|| owner_path(lock, self.owner()))
     }
 
-    fn waits(&self) -> bool {
-        self.stage == Stage::Here && !self.is_held()
+    fn places(&self, owner: &Owner) -> impl Iterator<Item = (SessionId, LockId, Owner, Position)> {
+        let locks = self.locks.as_slice().iter();
+        locks.map(|lock| (self.session, lock.clone(), owner.clone(), self.token))
     }
 }
 
 impl State {
     pub(super) fn note_owner(&mut self, slot: u32) {
-        if let Some(owner) = self.entry(slot).and_then(Entry::owner_path) {
-            self.owners.0.entry(owner).or_default().insert(slot);
+        let Some(entry) = self.entries.get(slot as usize) else {
+            return;
+        };
+        if let Some(owner) = entry.owner_path() {
+            self.owners.places.extend(entry.places(&owner));
+            self.owners.waits.insert((owner, entry.token), slot);
         }
     }
 
-    pub(super) fn forget_owner(&mut self, entry: &Entry, slot: u32) {
-        let Some(owner) = entry.owner_path() else {
-            return;
-        };
-        if let Some(entries) = self.owners.0.get_mut(&owner) {
-            entries.remove(&slot);
-            if entries.is_empty() {
-                self.owners.0.remove(&owner);
-            }
+    /// An entry does not wait any more.
+    pub(super) fn note_granted(&mut self, slot: u32) {
+        if let Some(entry) = self.entries.get(slot as usize).filter(|entry| entry.is_held())
+            && let Some(owner) = entry.owner_path()
+        {
+            self.owners.waits.remove(&(owner, entry.token));
         }
+    }
+
+    pub(super) fn forget_owner(&mut self, entry: &Entry) {
+        if let Some(owner) = entry.owner_path() {
+            for place in entry.places(&owner) {
+                self.owners.places.remove(&place);
+            }
+            self.owners.waits.remove(&(owner, entry.token));
+        }
+    }
+
+    /// Whether a session holds a lock shared in the name of an owner.
+    pub(super) fn holds_shared(&self, session: SessionId, lock: &LockId, owner: &str) -> bool {
+        let first = self.owners.first(session, lock, owner_path(lock, owner));
+        let held = |there: &Lock| {
+            let seat = first.filter(|token| there.queue.is_held_by(*token));
+            seat.and_then(|token| there.queue.get(token)).is_some_and(|it| it.mode == Mode::Shared)
+        };
+        self.locks.get(lock).is_some_and(held)
     }
 
     /// An owner has one wait more, or one less, and may be stuck by that.
-    pub(super) fn look_at_owner_of(&self, slot: u32, turn: &mut Turn<'_>) {
-        if let Some(entry) = self.entry(slot) {
-            self.look_at_owner(entry, turn);
-        }
-    }
-
     pub(super) fn look_at_owner(&self, entry: &Entry, turn: &mut Turn<'_>) {
         let Some(owner) = entry.owner_path() else {
             return;
         };
-        if let Some(token) = self.waits_of(&owner).last().map(|entry| entry.token) {
-            turn.effects.push(Effect::OwnerBlocked { token });
+        if self.waits_of(&owner).next().is_some() {
+            turn.effects.push(Effect::OwnerBlocked(owner));
         }
     }
 
-    /// The entries of an owner that wait, and whose sessions live.
-    pub fn waits_of(&self, owner: &str) -> impl Iterator<Item = &Entry> {
-        let slots = self.owners.0.get(owner).into_iter().flatten();
-        let entries = slots.filter_map(|slot| self.entry(*slot));
-        entries.filter(|entry| entry.waits() && self.session(entry.session).is_some())
+    /// The entries of an owner that wait, the oldest first.
+    pub fn waits_of(&self, owner: &str) -> impl DoubleEndedIterator<Item = &Entry> {
+        let key = |token| (Owner::from(owner), Position(token));
+        let slots = self.owners.waits.range(key(0)..=key(u64::MAX));
+        slots.filter_map(|(_, slot)| self.entry(*slot))
     }
 
     /// What an entry waits behind in a lock's queue: pairs of what must go on, and the entry ahead.
     #[must_use]
     pub fn blockers(&self, lock: &LockId, token: Position) -> Vec<(Wait, Position)> {
-        let Some(there) = self.locks.get(lock) else {
+        let Some(there) = self.locks.get(lock).filter(|there| waits(there, token)) else {
             return vec![];
         };
-        let Some(seat) = there.queue.get(token) else {
-            return vec![];
-        };
-        let kind = there.queue.kind();
-        let meets = matches!(kind, Some(Kind::Barrier { .. } | Kind::Group(_)) | None);
-        if meets || there.queue.is_held_by(token) {
+        if matches!(there.queue.kind(), Some(Kind::Barrier { .. } | Kind::Group(_)) | None) {
             return vec![];
         }
-        let owner = |slot| self.entry(slot).filter(|it| self.session(it.session).is_some());
+        let owner = |seat: &Seat| {
+            let entry = self.entry(seat.slot).filter(|it| self.session_of(it).is_some());
+            entry.and_then(Entry::owner_path).map(Wait::Owner)
+        };
         match there.queue.before(token).filter(|(at, _)| !there.queue.is_held_by(*at)) {
             Some((at, ahead)) => {
-                let owner = owner(ahead.slot).and_then(Entry::owner_path).map(Wait::Owner);
                 let place = Wait::Place(lock.clone(), at);
-                owner.into_iter().chain([place]).map(|wait| (wait, at)).collect()
+                owner(ahead).into_iter().chain([place]).map(|wait| (wait, at)).collect()
             }
             None => {
                 let holders = there.queue.iter().take(there.queue.held());
-                let in_the_way = holders.filter(|(_, it)| !it.mode.is_compatible_with(seat.mode));
-                let owned = in_the_way
-                    .filter_map(|(at, it)| Some((Wait::Owner(owner(it.slot)?.owner_path()?), at)));
-                owned.collect()
+                let in_the_way = holders.filter(|(_, seat)| is_in_the_way(there, seat));
+                in_the_way.filter_map(|(at, seat)| Some((owner(seat)?, at))).collect()
             }
         }
     }
 
+    /// Whether every wait of a cycle stands, that of `victim` among them, each behind an entry of the
+    /// next one's owner, and none of the owners has another wait, by which it could go on.
+    pub(super) fn stands(&self, cycle: &[Blocked], others: &[Position], victim: Position) -> bool {
+        let named: BTreeSet<_> =
+            cycle.iter().map(|wait| wait.token).chain(others.iter().copied()).collect();
+        let next = cycle.iter().cycle().skip(1);
+        let holds = |(wait, next): (&Blocked, &Blocked)| {
+            let owner = |token| self.entry_at(&wait.lock, token).and_then(Entry::owner_path);
+            let ahead = self.entry_at(&next.lock, next.token).and_then(Entry::owner_path);
+            let stuck = |owner: Owner| self.waits_of(&owner).all(|it| named.contains(&it.token));
+            self.is_blocked(wait) && owner(wait.by) == ahead && owner(wait.token).is_some_and(stuck)
+        };
+        cycle.iter().any(|wait| wait.token == victim) && cycle.iter().zip(next).all(holds)
+    }
+
     /// Whether an entry waits behind the one that is said to be in its way.
-    pub(super) fn is_blocked(&self, wait: &Blocked) -> bool {
-        let Some(there) = self.locks.get(&wait.lock) else {
+    fn is_blocked(&self, wait: &Blocked) -> bool {
+        let Some(there) = self.locks.get(&wait.lock).filter(|there| waits(there, wait.token))
+        else {
             return false;
         };
-        let waits = there.queue.get(wait.token).is_some() && !there.queue.is_held_by(wait.token);
-        let ahead = wait.by < wait.token && there.queue.get(wait.by).is_some();
-        let stage = |token| self.entry_at(&wait.lock, token).map(|it| it.stage);
-        waits && ahead && [wait.token, wait.by].map(stage) == [Some(Stage::Here); 2]
+        let ahead = there.queue.get(wait.by).filter(|_| wait.by < wait.token);
+        let in_the_way =
+            |seat: &Seat| !there.queue.is_held_by(wait.by) || is_in_the_way(there, seat);
+        let here = |seat: &Seat| self.entry(seat.slot).is_some_and(|it| it.stage == Stage::Here);
+        ahead.is_some_and(|seat| here(seat) && in_the_way(seat))
     }
+}
+
+/// Whether an entry is in a queue and does not hold the lock.
+fn waits(there: &Lock, token: Position) -> bool {
+    there.queue.get(token).is_some() && !there.queue.is_held_by(token)
+}
+
+/// Whether the first entry that waits can't hold the lock beside this holder. Those behind it wait for
+/// it, and so for the holder.
+fn is_in_the_way(there: &Lock, holder: &Seat) -> bool {
+    let first = there.queue.first_waiting();
+    first.is_some_and(|first| !first.mode.is_compatible_with(holder.mode))
 }
