@@ -1,17 +1,15 @@
 //! What lockd needs of a log: records appended exactly once, delivered in order, made durable;
 //! checkpoints beside it, and trimming.
 //!
-//! Two implementations, [`journal`] and [`etcd`], pass one conformance suite. Neither knows what is
+//! Two implementations, `journal` and `etcd`, pass one conformance suite. Neither knows what is
 //! in a record: bytes, and how many operations they hold.
-
-pub mod etcd;
-pub mod journal;
 
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use lockd_proto::clock::Instant;
 
+pub use crate::record::Floor;
 use crate::record::{Position, ReplicaId};
 
 /// The most operations of one record. On etcd a position is revision × 1,024 plus the operation's
@@ -187,23 +185,6 @@ pub struct Delivered {
     pub lane: Option<usize>,
     /// The record.
     pub bytes: Bytes,
-}
-
-/// A checkpoint, and up to where it makes records needless.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Floor {
-    /// The place of the last operation in it.
-    pub at: Position,
-    /// Names the checkpoint among those at the same floor.
-    pub which: u64,
-    /// How many chunks it has.
-    pub chunks: u64,
-    /// How many items there are in them.
-    pub items: u64,
-    /// The digest of the state as it was.
-    pub digest: u128,
-    /// The level of operations in force there. Read before anything else.
-    pub level: u32,
 }
 
 /// How a replica stands with its log.

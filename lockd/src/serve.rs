@@ -1,25 +1,16 @@
-//! Composes store → view → batcher → gRPC, serves until told to stop, then drains.
+//! Composes log → core → server, serves until it is to stop, then drains.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, time::Duration};
 
 use lockd_proto::clock::Clock;
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    batcher::Batcher,
-    debug, detector,
-    engine::{Attached, Engine, WorkingParts},
-    grpc, health,
-    logs::Logs,
-    metrics::Exporter,
-    reaper,
-    requests::Limits,
-    sessions::Sessions,
-    store::Store,
-    tasks::Tasks,
-    traces::Traces,
-    view::View,
+    core::{Core, Limits, Parts},
+    log::{Log, LogError},
+    server::{self, Served, debug, health::{self, Health}},
+    telemetry::{logs::Logs, metrics::Exporter, tasks::Tasks, traces::Traces},
 };
 
 /// Where a replica listens, as what, and how it stops.
@@ -46,6 +37,9 @@ pub struct Replica {
 /// Why a replica could not serve.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
+    /// The log can't be used, or has failed.
+    #[error(transparent)]
+    Log(LogError),
     /// The gRPC server failed.
     #[error("the gRPC server failed")]
     Grpc(#[source] tonic::transport::Error),
@@ -71,33 +65,54 @@ pub struct Lifecycle {
     pub tasks: Tasks,
 }
 
-/// Serves from a store until told to stop, then tells every stream to go elsewhere and gives
-/// what is in flight the time to finish. `on_ready` hears the addresses of gRPC and HTTP.
+/// Serves from a log until it is to stop, then has every stream go elsewhere and gives what is in
+/// flight the time to finish. `on_ready` hears the addresses of gRPC and HTTP.
 ///
 /// # Errors
-/// [`ServeError`] when a server fails.
-pub async fn run(
+/// [`ServeError`] when the log or a server fails.
+pub async fn run<L: Log>(
     replica: Replica,
-    store: Arc<dyn Store>,
+    log: L,
     life: Lifecycle,
     on_ready: impl FnOnce(SocketAddr, SocketAddr),
 ) -> Result<(), ServeError> {
     let grpc_at = replica.grpc.local_addr().map_err(ServeError::Address)?;
     let http_at = replica.http.local_addr().map_err(ServeError::Address)?;
-    let Replica { name, limits, traces, .. } = &replica;
-    let (name, traces, clock) = (name.clone(), traces.clone(), Clock::system());
-    let parts = Parts { name, limits: *limits, clock, traces };
-    let engine = compose(parts, store, &life);
+    let store = log.profile().name;
+    let parts = Parts {
+        name: replica.name.as_str().into(),
+        limits: replica.limits,
+        clock: Clock::system(),
+        traces: replica.traces.clone(),
+        drain: life.stop.clone(),
+        end: life.end.clone(),
+    };
+    let (core, handle) = Core::new(log, parts);
+    let (failed, failure) = oneshot::channel();
+    let stop = life.stop.clone();
+    life.tasks.spawn_vital("core", async move {
+        if let Err(error) = core.run().await {
+            tracing::error!(%error, "the log has failed: the daemon ends");
+            // Nothing listens any more once the servers have ended.
+            drop(failed.send(error));
+            stop.cancel();
+        }
+    });
     let (reporter, health) = tonic_health::server::health_reporter();
     let stopped = || life.stop.clone().cancelled_owned();
-    let grpc = grpc::serve(engine.clone(), health, replica.grpc, stopped());
-    let routes = health::routes(engine.clone(), replica.metrics.clone())
-        .merge(debug::routes(life.tasks.clone(), replica.logs))
+    let (tasks, metrics) = (life.tasks.clone(), replica.metrics);
+    let served = Served { core: handle.clone(), tasks: tasks.clone(), store };
+    let grpc = server::serve(served, health, replica.grpc, stopped());
+    let well = Health { core: handle, metrics, tasks: tasks.clone() };
+    let routes = health::routes(well.clone())
+        .merge(debug::routes(tasks, replica.logs))
         .into_make_service_with_connect_info::<SocketAddr>();
     let http = axum::serve(replica.http, routes).with_graceful_shutdown(stopped());
-    life.tasks.spawn("health", health::report(engine, reporter, replica.metrics));
+    life.tasks.spawn("health", health::report(well, reporter, life.end.clone()));
     on_ready(grpc_at, http_at);
     let served = tokio::select! {
+        // A log that has failed leaves nothing to be drained.
+        Ok(error) = failure => Err(ServeError::Log(error)),
         served = async { tokio::try_join!(grpc, async { http.await.map_err(ServeError::Http) }) } => {
             served.map(drop)
         }
@@ -116,48 +131,4 @@ pub async fn run(
 async fn overrun(life: &Lifecycle, drain: Duration) {
     life.stop.cancelled().await;
     life.end.run_until_cancelled(tokio::time::sleep(drain)).await;
-}
-
-/// What a replica is made of beside its store.
-#[derive(Debug)]
-pub(crate) struct Parts {
-    pub(crate) name: String,
-    pub(crate) limits: Limits,
-    pub(crate) clock: Clock,
-    pub(crate) traces: Traces,
-}
-
-/// The engine of a replica, with everything that runs beside its requests.
-pub(crate) fn compose(parts: Parts, store: Arc<dyn Store>, life: &Lifecycle) -> Engine {
-    let Parts { name, limits, clock, traces } = parts;
-    let view = Arc::new(View::new(clock.clone()).with_traces(traces.clone()));
-    let (batcher, batches) = Batcher::new(store.clone(), life.end.clone());
-    life.tasks.spawn("batcher", batches);
-    let (feed, fed, end) = (store.watch(), view.clone(), life.end.clone());
-    let watch = async move { end.run_until_cancelled(fed.run(feed)).await };
-    life.tasks.spawn("view", watch);
-    let sessions = Sessions::new(
-        store.clone(),
-        batcher.clone(),
-        view.clone(),
-        name.as_str().into(),
-        limits.sessions,
-    );
-    let engine = Engine::from(WorkingParts {
-        store,
-        batcher,
-        view,
-        sessions,
-        started: clock.now(),
-        clock,
-        tasks: life.tasks.clone(),
-        drain: life.stop.clone(),
-        end: life.end.clone(),
-        attached: Attached::default(),
-        limits,
-        traces,
-    });
-    life.tasks.spawn("reaper", reaper::run(engine.clone()));
-    life.tasks.spawn("deadlock detector", detector::run(engine.clone()));
-    engine
 }

@@ -1,0 +1,412 @@
+//! The core: the one owner of the state, and one loop.
+//!
+//! ```text
+//! connections ── frames, calls ──► turn: handle ► append ► apply ► sync ► answer ──► outboxes
+//! ```
+//!
+//! A turn takes what is there, up to a bound; proposes operations; appends what idle lanes can take;
+//! applies what the log delivers; makes it durable; and then lets answers out. Nothing waits: a lone
+//! request leaves at once, and what arrives while the log is busy leaves together in the next record.
+//! Answers come from effects, and from nothing else.
+//!
+//! `lanes` is the way to the log and back, `streams` and `calls` are those who ask, `notify` turns
+//! effects into answers, `look` and `observe` answer questions, `leases` and `timers` are time.
+
+pub mod answer;
+mod apply;
+pub mod ask;
+mod calls;
+mod checkpoints;
+mod deadlocks;
+pub mod error;
+mod handle;
+mod lanes;
+mod leases;
+mod look;
+mod notify;
+mod nudges;
+pub mod observe;
+pub mod outbox;
+mod sessions;
+pub mod status;
+mod streams;
+mod tickets;
+mod timers;
+
+use std::{future::poll_fn, sync::Arc, time::Duration};
+
+use lockd_proto::clock::{Clock, Instant};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use self::{
+    ask::Input, calls::Calls, checkpoints::Checkpoints, deadlocks::Deadlocks, error::Error,
+    lanes::Lanes, leases::Leases, look::Looks, nudges::Nudges, observe::Observers, status::Status,
+    streams::Streams, timers::{Due, Timer, Timers},
+};
+pub use handle::{Answers, Handle, StreamHandle};
+
+use crate::{
+    log::{Event, Log, LogError},
+    record::{Position, ReplicaId},
+    state::{Effect, Moment, Restore, State},
+    telemetry::traces::Traces,
+};
+
+/// Inputs that wait for the core. Each connection has a share of its own beside this.
+const INPUTS: usize = 256;
+
+/// Operations that are asked for in one turn, roughly.
+const OPERATIONS_A_TURN: usize = 1024;
+
+/// Events of the log that are applied in one turn.
+const EVENTS_A_TURN: usize = 64;
+
+/// How long after a plain release that is the last of all it is made durable.
+const SETTLE_AFTER: Duration = Duration::from_millis(10);
+
+/// How often the core looks at what no event tells it.
+const TICK: Duration = Duration::from_millis(500);
+
+/// How much a session, a lock and a replica may have, as this replica sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Entries in one lock's queue, the holders included.
+    pub waiters_per_lock: usize,
+    /// Entries that a session may have, held locks included.
+    pub entries_per_session: usize,
+    /// Sessions, beyond which this replica opens no more.
+    pub sessions: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            waiters_per_lock: 10_000,
+            entries_per_session: crate::state::MAX_ENTRIES,
+            sessions: 100_000,
+        }
+    }
+}
+
+/// What a core is made of, beside its log.
+#[derive(Debug)]
+pub struct Parts {
+    /// The replica's name, for people.
+    pub name: Arc<str>,
+    /// How much there may be.
+    pub limits: Limits,
+    /// The time.
+    pub clock: Clock,
+    /// Spans of requests that are traced.
+    pub traces: Traces,
+    /// Cancelled when the replica begins to shut down.
+    pub drain: CancellationToken,
+    /// Cancelled when the time to shut down is over.
+    pub end: CancellationToken,
+}
+
+/// The owner of the state.
+#[derive(Debug)]
+pub struct Core<L> {
+    log: L,
+    state: State,
+    /// This replica's name in the log; `None` until the log has been read.
+    me: Option<ReplicaId>,
+    restore: Restore,
+    parts: Parts,
+    inputs: mpsc::Receiver<Input>,
+    nudges: Nudges,
+    lanes: Lanes,
+    streams: Streams,
+    calls: Calls,
+    looks: Looks,
+    observers: Observers,
+    leases: Leases,
+    timers: Timers,
+    deadlocks: Deadlocks,
+    checkpoints: Checkpoints,
+    /// Everything up to here survives a power failure.
+    durable: Position,
+    /// The effects of one operation; kept for its room.
+    effects: Vec<Effect>,
+    /// Answers of calls and questions that wait until what they rest on is durable.
+    replies: Replies,
+    /// Whether an answer waits for a sync.
+    must_sync: bool,
+    draining: bool,
+    status: Status,
+    origin: Instant,
+    now: Instant,
+}
+
+/// Answers that are ready.
+#[derive(Default)]
+struct Replies(Vec<Box<dyn FnOnce() + Send>>);
+
+impl std::fmt::Debug for Replies {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Replies").field(&self.0.len()).finish()
+    }
+}
+
+impl<L: Log> Core<L> {
+    /// A core on a log, and the way to it.
+    #[must_use]
+    pub fn new(log: L, parts: Parts) -> (Self, Handle) {
+        let (sender, inputs) = mpsc::channel(INPUTS);
+        let nudges = Nudges::default();
+        let status = Status::new(parts.clock.clone());
+        let now = parts.clock.now();
+        let handle = Handle::new(sender, nudges.clone(), status.clone(), parts.name.clone());
+        let core = Self {
+            lanes: Lanes::new(log.profile().lanes),
+            log,
+            state: State::default(),
+            me: None,
+            restore: Restore::default(),
+            parts,
+            inputs,
+            nudges,
+            streams: Streams::default(),
+            calls: Calls::default(),
+            looks: Looks::default(),
+            observers: Observers::default(),
+            leases: Leases::default(),
+            timers: Timers::default(),
+            deadlocks: Deadlocks::default(),
+            checkpoints: Checkpoints::default(),
+            durable: Position::default(),
+            effects: Vec::new(),
+            replies: Replies::default(),
+            must_sync: false,
+            draining: false,
+            status,
+            // Zero is no moment.
+            origin: now - Duration::from_nanos(1),
+            now,
+        };
+        (core, handle)
+    }
+
+    /// Serves until the replica ends.
+    ///
+    /// # Errors
+    /// The log has failed for good: nothing more is answered, and the process must end.
+    pub async fn run(mut self) -> Result<(), LogError> {
+        let (end, drain) = (self.parts.end.clone(), self.parts.drain.clone());
+        let (nudges, clock) = (self.nudges.clone(), self.parts.clock.clone());
+        self.timers.set(Timer::Tick, self.now + TICK, Due::Itself);
+        let mut inputs = Vec::with_capacity(INPUTS);
+        loop {
+            let wake = self.timers.next().unwrap_or(self.now + TICK);
+            // Every arm is cancel safe: a channel's recv, the log's events, timers, tokens.
+            let event = tokio::select! {
+                biased;
+                () = end.cancelled() => return Ok(()),
+                event = poll_fn(|cx| self.log.poll_event(cx)) => Some(event),
+                input = self.inputs.recv() => {
+                    inputs.extend(input);
+                    None
+                }
+                () = nudges.arrive() => None,
+                () = drain.cancelled(), if !self.draining => None,
+                () = clock.sleep_until(wake), if !self.has_work() => None,
+                () = std::future::ready(()), if self.has_work() => None,
+            };
+            self.now = clock.now();
+            self.status.begin_turn(self.now);
+            self.turn(event, &mut inputs)?;
+            self.publish();
+            // Connections run between turns.
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// One turn: inputs first, so that a keepalive that waits counts before its session's silence does
+    /// (RULES L11).
+    fn turn(&mut self, event: Option<Event>, inputs: &mut Vec<Input>) -> Result<(), LogError> {
+        self.take_inputs(inputs);
+        if self.parts.drain.is_cancelled() && !self.draining {
+            self.begin_drain();
+        }
+        self.run_timers();
+        self.work();
+        if let Some(event) = event {
+            self.event(event)?;
+        }
+        self.exchange()?;
+        self.make_durable()?;
+        self.release_answers();
+        Ok(())
+    }
+
+    fn take_inputs(&mut self, inputs: &mut Vec<Input>) {
+        let mut operations = 0;
+        for input in inputs.drain(..) {
+            operations += self.input(input);
+        }
+        while operations < OPERATIONS_A_TURN
+            && let Ok(input) = self.inputs.try_recv()
+        {
+            operations += self.input(input);
+        }
+        for nudge in self.nudges.take() {
+            self.nudge(nudge);
+        }
+    }
+
+    /// Handles an input, and says how many operations it may have asked for.
+    fn input(&mut self, input: Input) -> usize {
+        match input {
+            Input::Begin(begin) => {
+                let asks = begin.asks.len();
+                self.begin_stream(*begin);
+                1 + asks
+            }
+            Input::Frame { stream, asks, share } => {
+                let count = asks.len();
+                self.frame(stream, asks);
+                drop(share);
+                count
+            }
+            Input::Call(call) => {
+                self.call(*call);
+                1
+            }
+            Input::Look(look) => {
+                self.look(*look);
+                1
+            }
+        }
+    }
+
+    fn run_timers(&mut self) {
+        // What is set in this turn is not due in it.
+        for _ in 0..OPERATIONS_A_TURN {
+            let Some((timer, due)) = self.timers.pop(self.now) else { return };
+            self.timer(timer, due);
+        }
+    }
+
+    fn timer(&mut self, timer: Timer, due: Due) {
+        match (timer, due) {
+            (Timer::Lease(session), _) => self.look_at_lease(session),
+            (Timer::Wait(token), Due::EndWait { lock, claim, why }) => {
+                self.end_wait(lock, token, (claim, why));
+            }
+            (Timer::Delay(token), Due::Lapse { lock, since }) => self.lapse(lock, token, since),
+            (Timer::Deadlock, _) => self.deadlocks.look(),
+            (Timer::Settle, _) => self.must_sync = true,
+            (Timer::Tick, _) => self.tick(),
+            (Timer::Wait(_) | Timer::Delay(_), _) => {}
+        }
+    }
+
+    /// Looks at what no event tells.
+    fn tick(&mut self) {
+        self.timers.set(Timer::Tick, self.now + TICK, Due::Itself);
+        self.cut_off_slow_streams();
+        self.give_up_old_tickets();
+        if let Some(error) = self.not_fresh() {
+            self.observers.end_all(&error);
+            self.fail_looks(&error);
+        } else {
+            self.observers.beat();
+        }
+    }
+
+    /// Whether there is more to do than one turn does.
+    fn has_work(&self) -> bool {
+        self.deadlocks.has_work() || self.checkpoints.has_work()
+    }
+
+    /// Work that is done a bounded piece a turn.
+    fn work(&mut self) {
+        self.search_deadlocks();
+        self.write_checkpoint();
+    }
+
+    /// Appends what idle lanes can take, and applies what comes back, until nothing more does at once.
+    fn exchange(&mut self) -> Result<(), LogError> {
+        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+        for _ in 0..EVENTS_A_TURN {
+            self.append()?;
+            match self.log.poll_event(&mut cx) {
+                std::task::Poll::Ready(event) => self.event(event)?,
+                std::task::Poll::Pending => return Ok(()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes durable what was applied, if an answer rests on it.
+    fn make_durable(&mut self) -> Result<(), LogError> {
+        let observers = self.observers.have_news();
+        if self.must_sync || !self.replies.0.is_empty() || observers {
+            self.must_sync = false;
+            self.timers.clear(Timer::Settle);
+            let durable = self.log.sync()?;
+            self.durable = self.durable.max(durable);
+            if self.me.is_some() {
+                self.trim()?;
+            }
+        }
+        if observers {
+            self.observers.feed(&self.state);
+        }
+        Ok(())
+    }
+
+    fn release_answers(&mut self) {
+        for reply in self.replies.0.drain(..) {
+            reply();
+        }
+        self.streams.flush(self.durable, self.now);
+    }
+
+    fn publish(&mut self) {
+        let standing = self.log.standing();
+        let not_ready = self.not_ready();
+        let (counts, streams) = (self.state.counts(), self.streams.len());
+        let (position, is_live) = (self.state.position(), self.me.is_some());
+        self.status.publish(|it| {
+            (it.counts, it.streams, it.position, it.is_live) = (counts, streams, position, is_live);
+            (it.confirmed, it.not_ready) = (standing.confirmed, not_ready);
+        });
+    }
+
+    /// Why this replica grants nothing at this moment, if so.
+    fn not_ready(&self) -> Option<Error> {
+        if self.draining {
+            return Some(Error::Draining);
+        }
+        self.not_fresh()
+    }
+
+    /// Why this replica answers no question at this moment, if so.
+    fn not_fresh(&self) -> Option<Error> {
+        let standing = self.log.standing();
+        match (self.me, standing.confirmed) {
+            (None, _) => Some(Error::ViewEmpty),
+            (Some(_), _) if standing.is_fresh => None,
+            (Some(_), confirmed) => {
+                let since = confirmed.unwrap_or(self.origin);
+                Some(Error::ViewStale(self.now.saturating_duration_since(since)))
+            }
+        }
+    }
+
+    fn moment(&self) -> Moment {
+        let since = self.now.saturating_duration_since(self.origin);
+        u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// How long ago a moment was; `None` if it was not seen.
+    fn since(&self, moment: Moment) -> Option<Duration> {
+        (moment != 0).then(|| Duration::from_nanos(self.moment().saturating_sub(moment)))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,93 @@
+//! A log in memory: what is appended is delivered at once.
+
+use std::{
+    collections::VecDeque,
+    task::{Context, Poll, Waker},
+};
+
+use bytes::Bytes;
+
+use crate::{
+    log::{Delivered, Draft, Event, Floor, Log, LogError, Profile, Standing},
+    record::{Position, ReplicaId},
+};
+
+/// A log that nothing outlives.
+#[derive(Debug)]
+pub(super) struct MemoryLog {
+    profile: Profile,
+    next: Position,
+    events: VecDeque<Event>,
+    waker: Option<Waker>,
+}
+
+impl MemoryLog {
+    pub(super) fn new() -> Self {
+        let profile = Profile { name: "memory", lanes: 1, is_shared: false };
+        let events = VecDeque::from([Event::Reset, Event::Live(ReplicaId(7))]);
+        Self { profile, next: Position(1), events, waker: None }
+    }
+
+    fn push(&mut self, event: Event) {
+        self.events.push_back(event);
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+}
+
+impl Log for MemoryLog {
+    fn profile(&self) -> &Profile {
+        &self.profile
+    }
+
+    fn is_idle(&self, _: usize) -> bool {
+        true
+    }
+
+    fn append(&mut self, lane: usize, draft: Draft) -> Result<(), LogError> {
+        let (at, author) = (self.next, ReplicaId(7));
+        self.next = self.next.after(u64::from(draft.operations));
+        let record = Delivered { at, author, lane: Some(lane), bytes: draft.bytes };
+        self.push(Event::Record(record));
+        Ok(())
+    }
+
+    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+        match self.events.pop_front() {
+            Some(event) => Poll::Ready(event),
+            None => {
+                self.waker = Some(cx.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+
+    fn sync(&mut self) -> Result<Position, LogError> {
+        Ok(Position(self.next.0 - 1))
+    }
+
+    fn barrier(&mut self, number: u64) {
+        self.push(Event::Barrier(number));
+    }
+
+    fn standing(&self) -> Standing {
+        Standing { promise_until: None, is_fresh: true, confirmed: None }
+    }
+
+    fn bytes_after_floor(&self) -> u64 {
+        0
+    }
+
+    fn write_chunk(&mut self, _: Position, _: Bytes) -> Result<(), LogError> {
+        Ok(())
+    }
+
+    fn finish_checkpoint(&mut self, _: Position) -> Result<(), LogError> {
+        Ok(())
+    }
+
+    fn trim(&mut self, _: &Floor) -> Result<(), LogError> {
+        Ok(())
+    }
+}
