@@ -198,6 +198,11 @@ impl<L: Log> Core<L> {
         let (nudges, clock) = (self.nudges.clone(), self.parts.clock.clone());
         self.timers.set(Timer::Tick, self.now + TICK, Due::Itself);
         let mut inputs = Vec::with_capacity(INPUTS);
+        // A log of one's own is read at once; another one may not be there for long.
+        while self.me.is_none() && !self.log.profile().is_shared {
+            let event = poll_fn(|cx| self.log.poll_event(cx)).await;
+            self.event(event)?;
+        }
         loop {
             let wake = self.timers.next().unwrap_or(self.now + TICK);
             // Every arm is cancel safe: a channel's recv, the log's events, timers, tokens.
