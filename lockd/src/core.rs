@@ -33,7 +33,7 @@ mod streams;
 mod tickets;
 mod timers;
 
-use std::{future::poll_fn, sync::Arc, time::Duration};
+use std::{future::poll_fn, pin::pin, sync::Arc, time::Duration};
 
 use lockd_proto::clock::{Clock, Instant};
 use tokio::sync::mpsc;
@@ -203,20 +203,32 @@ impl<L: Log> Core<L> {
             let event = poll_fn(|cx| self.log.poll_event(cx)).await;
             self.event(event)?;
         }
+        // Made once, and set anew only where the time is another one: what a turn costs is paid for each
+        // request.
+        let (mut ended, mut drained) = (pin!(end.cancelled()), pin!(drain.cancelled()));
+        let mut armed = None;
+        let mut timer = pin!(clock.sleep_until(self.now));
         loop {
             let wake = self.timers.next().unwrap_or(self.now + TICK);
+            if armed != Some(wake) {
+                armed = Some(wake);
+                timer.set(clock.sleep_until(wake));
+            }
             // Every arm is cancel safe: a channel's recv, the log's events, timers, tokens.
             let event = tokio::select! {
                 biased;
-                () = end.cancelled() => return Ok(()),
+                () = &mut ended => return Ok(()),
                 event = poll_fn(|cx| self.log.poll_event(cx)) => Some(event),
                 input = self.inputs.recv() => {
                     inputs.extend(input);
                     None
                 }
                 () = nudges.arrive() => None,
-                () = drain.cancelled(), if !self.draining => None,
-                () = clock.sleep_until(wake), if !self.has_work() => None,
+                () = &mut drained, if !self.draining => None,
+                () = &mut timer => {
+                    armed = None;
+                    None
+                }
                 () = std::future::ready(()), if self.has_work() => None,
             };
             self.now = clock.now();
@@ -364,6 +376,9 @@ impl<L: Log> Core<L> {
     }
 
     fn release_answers(&mut self) {
+        if self.draining {
+            self.end_leaving_streams();
+        }
         for reply in self.replies.0.drain(..) {
             reply();
         }

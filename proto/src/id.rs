@@ -33,7 +33,7 @@ macro_rules! id {
 
             /// The id made of these bytes.
             #[must_use]
-            pub fn from_bytes(bytes: [u8; 16]) -> Self {
+            pub const fn from_bytes(bytes: [u8; 16]) -> Self {
                 Self(bytes)
             }
 

@@ -1,43 +1,48 @@
 //! What is counted: each a step that every lock, or every message, takes.
 
-use std::{sync::Arc, time::Duration};
+use std::{future::poll_fn, time::Duration};
 
-use bytes::Bytes;
-use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream, stream::BoxStream};
 use lockd::{
-    batcher::Batcher,
-    keys::{self, EntryId, LockId},
-    mode::Mode,
-    queue::{Queue, Seated},
-    store::{
-        Change, Delete, Durable, Enqueue, Feed, Guard, Join, Key, LeaseId, Op, Outcome, Place,
-        Profile, Record, Revision, Store, StoreError,
+    core::{
+        Answers, Core, Limits, Parts, StreamHandle,
+        ask::{Acquire, Ask, Hello},
     },
-    view::View,
+    log::journal::Journal,
+    record::{
+        Client, Enqueue, Info, LockId, Mode, Open, Operation, Position, Record, Release, ReplicaId,
+        Wait,
+    },
+    state::{
+        Context, Effect, State,
+        queue::{Queue, Seated},
+    },
+    telemetry::traces::Traces,
 };
 use lockd_proto::{
-    LockName, Namespace, RequestId, SessionId, Ttl, TtlRange,
+    LockName, Namespace, RequestId, SessionId,
     clock::Clock,
-    v1::{self, AttachRequest, AttachResponse},
+    v1::{self, AttachRequest, AttachResponse, ClientMessage, ServerMessage},
 };
 use prost::Message as _;
 
 /// Each scenario, and how many rounds are enough for a count that does not move.
-pub(crate) const ALL: [(&str, u64); 5] = [
+pub(crate) const ALL: [(&str, u64); 6] = [
     ("grant: a handoff in a queue of 100", 2_000),
-    ("view: an entry that joins and leaves", 2_000),
-    ("view: a handoff in a queue of 100", 2_000),
-    ("batcher: a write among 256", 10_000),
-    ("codec: the four messages of a pair", 2_000),
+    ("state: a pair on a free lock", 2_000),
+    ("state: a handoff in a queue of 100", 2_000),
+    ("record: the bytes of a pair", 2_000),
+    ("core: a pair among 64 in a frame", 2_048),
+    ("codec: the frames of a pair", 2_000),
 ];
 
 pub(crate) fn run(scenario: &str, rounds: u64) {
     match ALL.iter().position(|(name, _)| *name == scenario) {
         Some(0) => handoffs(rounds),
-        Some(1) => entries(rounds, 0),
-        Some(2) => entries(rounds, 100),
-        Some(3) => batches(rounds),
-        Some(4) => messages(rounds),
+        Some(1) => applied(rounds, 0),
+        Some(2) => applied(rounds, 100),
+        Some(3) => records(rounds),
+        Some(4) => turns(rounds),
+        Some(5) => frames(rounds),
         _ => panic!("there is no scenario {scenario:?}"),
     }
 }
@@ -52,11 +57,11 @@ impl Seated for Seat {
 
 fn handoffs(rounds: u64) {
     let mut queue = Queue::default();
-    (1..=100).for_each(|at| queue.insert(Revision(at), Seat));
+    (1..=100).for_each(|at| queue.insert(Position(at), Seat));
     assert_eq!(queue.advance().count(), 1);
     for first in 1..=rounds {
-        queue.insert(Revision(first + 100), Seat);
-        queue.remove(Revision(first));
+        queue.insert(Position(first + 100), Seat);
+        queue.remove(Position(first));
         assert_eq!(queue.advance().count(), 1);
     }
 }
@@ -65,87 +70,122 @@ fn lock(number: u64) -> LockId {
     LockId::new(&Namespace::default(), &LockName::parse(format!("orders/{number}")).unwrap())
 }
 
-fn id(number: u64) -> EntryId {
+fn request(number: u64) -> RequestId {
     let mut bytes = [0; 16];
     bytes[8..].copy_from_slice(&number.to_be_bytes());
-    EntryId { session: SessionId::from_bytes([7; 16]), request: RequestId::from_bytes(bytes) }
+    RequestId::from_bytes(bytes)
 }
 
-fn joins(lock: &LockId, number: u64, at: u64) -> Feed {
-    let (created, modified) = (Revision(at), Revision(at));
-    let (key, value) = (keys::entry(lock, id(number)), Bytes::new());
-    let record = Record { key, value, created, modified, lease: LeaseId(1) };
-    Feed::Changes { revision: created, changes: vec![Change::Put(record)] }
+const SESSION: SessionId = SessionId::from_bytes([7; 16]);
+
+fn open() -> Open {
+    let client = Client::default();
+    Open { session: SESSION, stream: 1, secret_hash: [0; 32], ttl_ms: 15_000, client }
 }
 
-fn leaves(lock: &LockId, number: u64, at: u64) -> Feed {
-    let gone = Change::Deleted(keys::entry(lock, id(number)));
-    Feed::Changes { revision: Revision(at), changes: vec![gone] }
+fn enqueue(lock: LockId, number: u64) -> Operation {
+    Operation::Enqueue(Box::new(Enqueue {
+        session: SESSION,
+        stream: 1,
+        request: request(number),
+        locks: vec![lock],
+        mode: Mode::Exclusive,
+        wait: Wait::Forever,
+        lock_delay_ms: 0,
+        info: Info::default(),
+    }))
+}
+
+fn release(number: u64) -> Operation {
+    Operation::Release(Release { session: SESSION, request: request(number), named: None })
 }
 
 /// Entries that join one lock and leave it, with so many between the two.
-fn entries(rounds: u64, between: u64) {
-    let lock = lock(1);
-    // The system's clock is read in a way that valgrind does not know.
-    let view = View::new(Clock::tokio());
-    let mut events = view.subscribe(id(0).session, 4);
-    let steps = (1..=rounds + between).flat_map(|number| {
-        let join = (number <= rounds).then(|| joins(&lock, number, 2 * number));
-        let first = number.checked_sub(between).filter(|first| *first > 0);
-        let leave = first.map(|first| leaves(&lock, first, 2 * number + 1));
-        join.into_iter().chain(leave)
-    });
-    let feed: Vec<_> = steps.collect();
-    let heard = async { while events.recv().await.is_some() {} };
-    let told = async {
-        for step in feed {
-            view.run(stream::iter([step]).boxed()).await;
-            // Whoever listens is given the time to do so.
-            tokio::task::yield_now().await;
-        }
+fn applied(rounds: u64, between: u64) {
+    let (lock, mut state, mut at) = (lock(1), State::default(), 0);
+    let mut effects: Vec<Effect> = Vec::new();
+    let mut apply = |operation| {
+        at += 1;
+        let cx = Context { at: Position(at), author: ReplicaId(1), now: at };
+        state.apply(operation, cx, &mut effects);
+        effects.clear();
     };
-    on_one_thread(async {
-        tokio::select! {
-            () = heard => panic!("the listener was cut off"),
-            () = told => {}
+    apply(Operation::Open(Box::new(open())));
+    for number in 1..=rounds + between {
+        if number <= rounds {
+            apply(enqueue(lock.clone(), number));
         }
-    });
+        if let Some(first) = number.checked_sub(between).filter(|first| *first > 0) {
+            apply(release(first));
+        }
+    }
+    assert_eq!(state.counts().locks, 0);
 }
 
-fn batches(rounds: u64) {
-    on_one_thread(async move {
-        let (batcher, running) = Batcher::new(Arc::new(Instant::default()), Default::default());
-        let running = tokio::spawn(running);
-        for start in (0..rounds).step_by(256) {
-            let writes =
-                (start..rounds.min(start + 256)).map(|number| batcher.submit(write(number)));
-            let outcomes = futures::future::join_all(writes).await;
-            assert!(outcomes.iter().all(Result::is_ok));
+fn records(rounds: u64) {
+    for number in 0..rounds {
+        let operations = vec![enqueue(lock(number), number), release(number)];
+        let bytes = Record { digest: None, operations }.encode().unwrap();
+        assert_eq!(Record::decode(&bytes).unwrap().operations.len(), 2);
+    }
+}
+
+/// Pairs through the core's loop: 64 acquires in a frame, then their releases in another.
+fn turns(rounds: u64) {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+        let parts = Parts {
+            name: "counted".into(),
+            limits: Limits::default(),
+            // The system's clock is read in a way that valgrind does not know.
+            clock: Clock::tokio(),
+            traces: Traces::default(),
+            drain: Default::default(),
+            end: Default::default(),
+        };
+        let (core, handle) = Core::new(Journal::in_memory(), parts);
+        let running = tokio::spawn(core.run());
+        let stream = handle.attach(Hello::Open(Box::new(open())), vec![]).await.unwrap();
+        let answers = stream.answers();
+        answered(&answers, 1).await;
+        for start in (0..rounds).step_by(64) {
+            let numbers = start..rounds.min(start + 64);
+            round(&stream, &answers, numbers.clone().map(acquire).collect()).await;
+            round(&stream, &answers, numbers.map(|it| Ask::Release(request(it))).collect()).await;
         }
         running.abort();
     });
 }
 
-/// An acquire or the release of another lock.
-fn write(number: u64) -> Op {
-    let key = keys::entry(&lock(number % 512), id(number));
-    if number.is_multiple_of(2) {
-        return Op::Delete(Delete::new(vec![(key, Guard::Exists)]));
-    }
-    let place = Place { queue: keys::queue_of(&key), key };
-    Op::Enqueue(Enqueue {
-        places: vec![place],
-        value: Bytes::new(),
-        session: keys::session(id(0).session),
-        lease: LeaseId(1),
-        join: Join::Always,
-        durable: Durable::Before,
-    })
+fn acquire(number: u64) -> Ask {
+    Ask::Acquire(Box::new(Acquire {
+        request: request(number),
+        locks: vec![lock(number % 512)],
+        mode: Mode::Exclusive,
+        wait: Wait::Forever,
+        lock_delay_ms: 0,
+        info: Info::default(),
+    }))
 }
 
-fn messages(rounds: u64) {
+async fn round(stream: &StreamHandle, answers: &Answers, asks: Vec<Ask>) {
+    let count = asks.len();
+    stream.frame(asks).await.unwrap();
+    answered(answers, count).await;
+}
+
+/// Waits for so many answers.
+async fn answered(answers: &Answers, count: usize) {
+    let mut seen = 0;
+    while seen < count {
+        let next = tokio::time::timeout(Duration::from_secs(60), poll_fn(|cx| answers.poll_frame(cx)));
+        seen += next.await.expect("an answer in time").expect("a stream that goes on").answers.len();
+    }
+}
+
+fn frames(rounds: u64) {
+    use v1::{client_message::Message as Asked, server_message::Message as Told};
     for number in 0..rounds {
-        let request_id = id(number).request.as_bytes().to_vec();
+        let request_id = request(number).as_bytes().to_vec();
         let acquire = v1::Acquire {
             request_id: request_id.clone(),
             name: format!("orders/{number}"),
@@ -154,75 +194,17 @@ fn messages(rounds: u64) {
         let release = v1::Release { request_id: request_id.clone() };
         let grant = Some(v1::Grant { token: number });
         let granted = v1::Granted { request_id: request_id.clone(), grant };
-        let released = v1::Released { request_id, outcome: v1::ReleaseOutcome::Released.into() };
-        use v1::{attach_request::Message as Ask, attach_response::Message as Told};
-        for ask in [Ask::Acquire(acquire), Ask::Release(release)] {
-            let bytes = AttachRequest { message: Some(ask) }.encode_to_vec();
-            assert!(AttachRequest::decode(bytes.as_slice()).unwrap().message.is_some());
+        let outcome = v1::ReleaseOutcome::Released.into();
+        let released = v1::Released { request_id, outcome, position: number };
+        for asked in [Asked::Acquire(acquire), Asked::Release(release)] {
+            let messages = vec![ClientMessage { message: Some(asked) }];
+            let bytes = AttachRequest { messages }.encode_to_vec();
+            assert_eq!(AttachRequest::decode(bytes.as_slice()).unwrap().messages.len(), 1);
         }
         for told in [Told::Granted(granted), Told::Released(released)] {
-            let bytes = AttachResponse { message: Some(told) }.encode_to_vec();
-            assert!(AttachResponse::decode(bytes.as_slice()).unwrap().message.is_some());
+            let messages = vec![ServerMessage { message: Some(told) }];
+            let bytes = AttachResponse { messages, durable: number }.encode_to_vec();
+            assert_eq!(AttachResponse::decode(bytes.as_slice()).unwrap().messages.len(), 1);
         }
-    }
-}
-
-fn on_one_thread(work: impl Future<Output = ()>) {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work);
-}
-
-/// A store that has done everything at once, and batches as etcd wants it.
-#[derive(Debug)]
-struct Instant(Profile);
-
-impl Default for Instant {
-    fn default() -> Self {
-        Self(Profile {
-            name: "instant",
-            ttl: TtlRange { min: Duration::ZERO, max: Duration::MAX },
-            max_ops: 60,
-            max_in_flight: 8,
-            groups_commits: false,
-            revision_per_op: false,
-        })
-    }
-}
-
-impl Store for Instant {
-    fn profile(&self) -> &Profile {
-        &self.0
-    }
-
-    fn commit(&self, batch: Vec<Op>) -> BoxFuture<'_, Result<Vec<Outcome>, StoreError>> {
-        let done = batch.iter().map(|_| Outcome::Done(Revision(1))).collect();
-        std::future::ready(Ok(done)).boxed()
-    }
-
-    fn grant_lease(&self, _: LeaseId, ttl: Ttl) -> BoxFuture<'_, Result<Ttl, StoreError>> {
-        std::future::ready(Ok(ttl)).boxed()
-    }
-
-    fn keep_alive(&self, _: LeaseId) -> BoxFuture<'_, Result<(), StoreError>> {
-        std::future::ready(Ok(())).boxed()
-    }
-
-    fn revoke_lease(&self, _: LeaseId) -> BoxFuture<'_, Result<(), StoreError>> {
-        std::future::ready(Ok(())).boxed()
-    }
-
-    fn lease_remaining(&self, _: LeaseId) -> BoxFuture<'_, Result<Option<Duration>, StoreError>> {
-        std::future::ready(Ok(None)).boxed()
-    }
-
-    fn get(&self, _: Key) -> BoxFuture<'_, Result<Option<Record>, StoreError>> {
-        std::future::ready(Ok(None)).boxed()
-    }
-
-    fn first(&self, _: Key) -> BoxFuture<'_, Result<Option<Record>, StoreError>> {
-        std::future::ready(Ok(None)).boxed()
-    }
-
-    fn watch(&self) -> BoxStream<'static, Feed> {
-        stream::pending().boxed()
     }
 }

@@ -78,7 +78,9 @@ impl<L: Log> Core<L> {
         let mut effects = std::mem::take(&mut self.effects);
         let outcome = self.state.apply(operation, cx, &mut effects);
         let own = self.answer(ticket, outcome, cx);
-        for effect in effects.drain(..) {
+        // What is read back has been heard of before.
+        let is_live = self.me.is_some();
+        for effect in effects.drain(..).filter(|_| is_live) {
             self.notify(effect, own);
         }
         self.effects = effects;

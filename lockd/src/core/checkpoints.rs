@@ -138,9 +138,6 @@ impl<L: Log> Core<L> {
 
     /// A floor was applied: once it is durable, what is below it is deleted (RULES T3).
     pub(super) fn floor_is_raised(&mut self, floor: &Floor) {
-        if self.me.is_none() {
-            return;
-        }
         if let Phase::Writing(at) = self.checkpoints.phase
             && at <= floor.at
         {

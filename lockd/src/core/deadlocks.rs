@@ -83,7 +83,7 @@ impl Deadlocks {
 impl<L: Log> Core<L> {
     /// An owner waits, or has one wait less.
     pub(super) fn owner_blocked(&mut self, owner: Owner) {
-        if self.me.is_none() || !self.deadlocks.known.insert(owner.clone()) {
+        if !self.deadlocks.known.insert(owner.clone()) {
             return;
         }
         self.deadlocks.pending.push_back(owner);

@@ -371,9 +371,7 @@ impl<L: Log> Core<L> {
                 }
             }
             Effect::Delayed { lock, token, since, delay_ms } => {
-                if self.me.is_some() {
-                    self.delayed(lock, token, (since, delay_ms));
-                }
+                self.delayed(lock, token, (since, delay_ms));
             }
             Effect::OwnerBlocked(owner) => self.owner_blocked(owner),
             Effect::Changed(lock) => self.observers.changed(&lock),

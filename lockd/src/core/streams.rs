@@ -249,6 +249,7 @@ impl<L: Log> Core<L> {
             && begun.send(Ok(())).is_err()
         {
             self.stream_gone(stream);
+            self.streams.gone.insert(stream, session);
             self.unheard_session(stream, opens, outcome);
         }
     }
