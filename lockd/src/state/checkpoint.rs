@@ -320,6 +320,7 @@ impl State {
             && session.opened < token
         {
             session.entries.insert(request, slot);
+            self.note_owner(slot);
         }
     }
 

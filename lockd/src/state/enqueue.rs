@@ -114,6 +114,7 @@ impl State {
         if let Some(there) = self.session_mut(session) {
             there.entries.insert(request, slot);
         }
+        self.note_owner(slot);
         self.settle(turn);
         match self.entry(slot) {
             Some(entry) if entry.is_held() => Outcome::Granted { token },
@@ -127,7 +128,6 @@ impl State {
     /// Keeps a new entry, in no queue yet.
     pub(super) fn insert_entry(&mut self, entry: Entry) -> u32 {
         let slot = slot(self.entries.insert(entry));
-        self.note_owner(slot);
         self.seal_entry(slot);
         slot
     }

@@ -63,6 +63,7 @@ impl State {
         let (request, ending) = ((entry.session, entry.request), Exit::BySession.ending(entry));
         entry.locks.as_slice().iter().for_each(|lock| turn.touch(lock));
         self.seal_entry(slot);
+        self.forget_owner(slot);
         self.close_request(slot, request, ending);
     }
 
@@ -211,7 +212,7 @@ impl State {
             return;
         };
         match entry.mode {
-            _ if entry.stage == Stage::Left => {}
+            _ if entry.stage == Stage::Left => self.forget_owner(slot),
             Mode::Party { .. } => self.leave_barrier(slot, exit, turn),
             Mode::Share(OnLoss::Fail) => self.lose_share(slot, turn),
             _ if stays(entry, how) => self.delay(slot, turn),
@@ -231,6 +232,7 @@ impl State {
             turn.effects.extend(lock.map(delayed));
         }
         self.seal_entry(slot);
+        self.forget_owner(slot);
     }
 
     pub(super) fn describe(&self, entry: &Entry) -> Described {

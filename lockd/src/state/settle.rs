@@ -85,7 +85,7 @@ impl State {
         let Some(entry) = self.entries.try_remove(slot as usize) else {
             return;
         };
-        self.forget_owner(&entry);
+        self.owners.forget(&entry);
         self.close_request(slot, (entry.session, entry.request), exit.ending(&entry));
         let held = entry.is_held();
         turn.depart(Departed { entry, held, exit });

@@ -6,8 +6,11 @@ mod check;
 mod delays;
 mod ends;
 mod groups;
+mod history;
 mod locks;
+mod model;
 mod onces;
+mod restore;
 mod retries;
 mod sessions;
 mod several;
@@ -18,7 +21,8 @@ use lockd_proto::{LockName, Namespace, RequestId, SessionId};
 
 use super::*;
 use crate::record::{
-    Attach, Change, Client, Enqueue, Info, Mode, OnLoss, Open, Release, Wait as Waits, WaitEnd,
+    Attach, Change, Client, Enqueue, Info, LEVEL, Mode, OnLoss, Open, Release, Wait as Waits,
+    WaitEnd,
 };
 
 const R1: ReplicaId = ReplicaId(1);

@@ -14,7 +14,7 @@ use crate::record::{Blocked, Kind, LockId, Mode, Position};
 /// An owner: its namespace and name, as a path like that of a lock.
 pub type Owner = Box<str>;
 
-/// The entries of owners.
+/// The entries of owners, as far as their sessions live.
 #[derive(Debug, Default)]
 pub(super) struct Owners {
     /// Those that wait, by owner and token.
@@ -40,6 +40,28 @@ impl Owners {
         let (by, on, of, token) = self.places.range::<(_, _, _, _), _>(&from..).next()?;
         ((by, on, of) == (&from.0, &from.1, &from.2)).then_some(*token)
     }
+
+    fn note(&mut self, slot: u32, entry: &Entry) {
+        if let Some(owner) = entry.owner_path() {
+            self.places.extend(entry.places(&owner));
+            self.waits.insert((owner, entry.token), slot);
+        }
+    }
+
+    fn granted(&mut self, entry: &Entry) {
+        if let Some(owner) = entry.owner_path() {
+            self.waits.remove(&(owner, entry.token));
+        }
+    }
+
+    pub(super) fn forget(&mut self, entry: &Entry) {
+        if let Some(owner) = entry.owner_path() {
+            for place in entry.places(&owner) {
+                self.places.remove(&place);
+            }
+            self.waits.remove(&(owner, entry.token));
+        }
+    }
 }
 
 pub(super) fn owner_path(lock: &LockId, owner: &str) -> Owner {
@@ -61,31 +83,24 @@ impl Entry {
 }
 
 impl State {
+    /// An entry waits.
     pub(super) fn note_owner(&mut self, slot: u32) {
-        let Some(entry) = self.entries.get(slot as usize) else {
-            return;
-        };
-        if let Some(owner) = entry.owner_path() {
-            self.owners.places.extend(entry.places(&owner));
-            self.owners.waits.insert((owner, entry.token), slot);
+        if let Some(entry) = self.entries.get(slot as usize) {
+            self.owners.note(slot, entry);
         }
     }
 
-    /// An entry does not wait any more.
+    /// An entry may not wait any more.
     pub(super) fn note_granted(&mut self, slot: u32) {
-        if let Some(entry) = self.entries.get(slot as usize).filter(|entry| entry.is_held())
-            && let Some(owner) = entry.owner_path()
-        {
-            self.owners.waits.remove(&(owner, entry.token));
+        if let Some(entry) = self.entries.get(slot as usize).filter(|entry| entry.is_held()) {
+            self.owners.granted(entry);
         }
     }
 
-    pub(super) fn forget_owner(&mut self, entry: &Entry) {
-        if let Some(owner) = entry.owner_path() {
-            for place in entry.places(&owner) {
-                self.owners.places.remove(&place);
-            }
-            self.owners.waits.remove(&(owner, entry.token));
+    /// An entry stays though its client has given it up, or is dead.
+    pub(super) fn forget_owner(&mut self, slot: u32) {
+        if let Some(entry) = self.entries.get(slot as usize) {
+            self.owners.forget(entry);
         }
     }
 

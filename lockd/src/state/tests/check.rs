@@ -109,8 +109,11 @@ fn lock(state: &State, lock: &LockId, there: &Lock) {
 fn owners(state: &State) {
     let (mut waits, mut places) = (BTreeMap::new(), BTreeSet::new());
     for (index, entry) in &state.entries {
-        let Some(first) = entry.locks.as_slice().first().filter(|_| !entry.owner().is_empty())
-        else {
+        let first = entry.locks.as_slice().first().filter(|_| !entry.owner().is_empty());
+        let lives = |_: &_| {
+            matches!(entry.stage, Stage::Here | Stage::Left) && state.session_of(entry).is_some()
+        };
+        let Some(first) = first.filter(lives) else {
             continue;
         };
         let owner = owner_path(first, entry.owner());
