@@ -16,10 +16,9 @@ use secret::Secret;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    logs::LogFormat,
-    metrics::LockNames,
-    requests::Limits,
-    store::etcd::{EtcdConfig, EtcdTls},
+    core::Limits,
+    log::etcd::{EtcdConfig, EtcdTls},
+    telemetry::{logs::LogFormat, metrics::LockNames},
 };
 
 /// What every environment variable of ours starts with.

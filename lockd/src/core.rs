@@ -134,6 +134,8 @@ pub struct Core<L> {
     replies: Replies,
     /// Whether an answer waits for a sync.
     must_sync: bool,
+    /// Whether what was appended lately is to be made durable, though no answer waits for it.
+    must_settle: bool,
     draining: bool,
     status: Status,
     origin: Instant,
@@ -180,6 +182,7 @@ impl<L: Log> Core<L> {
             effects: Vec::new(),
             replies: Replies::default(),
             must_sync: false,
+            must_settle: false,
             draining: false,
             status,
             // Zero is no moment.
@@ -314,7 +317,7 @@ impl<L: Log> Core<L> {
             }
             (Timer::Delay(token), Due::Lapse { lock, since }) => self.lapse(lock, token, since),
             (Timer::Deadlock, _) => self.deadlocks.look(),
-            (Timer::Settle, _) => self.must_sync = true,
+            (Timer::Settle, _) => self.must_settle = true,
             (Timer::Tick, _) => self.tick(),
             (Timer::Wait(_) | Timer::Delay(_), _) => {}
         }
@@ -323,6 +326,7 @@ impl<L: Log> Core<L> {
     /// Looks at what no event tells.
     fn tick(&mut self) {
         self.timers.set(Timer::Tick, self.now + TICK, Due::Itself);
+        self.must_settle = true;
         self.cut_off_slow_streams();
         self.give_up_old_tickets();
         if let Some(error) = self.not_fresh() {
@@ -362,12 +366,15 @@ impl<L: Log> Core<L> {
         let observers = self.observers.have_news();
         if self.must_sync || !self.replies.0.is_empty() || observers {
             self.must_sync = false;
-            self.timers.clear(Timer::Settle);
             let durable = self.log.sync()?;
             self.durable = self.durable.max(durable);
             if self.me.is_some() {
                 self.trim()?;
             }
+        }
+        if std::mem::take(&mut self.must_settle) {
+            let durable = self.log.settle()?;
+            self.durable = self.durable.max(durable);
         }
         if observers {
             self.observers.feed(&self.state);

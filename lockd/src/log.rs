@@ -4,6 +4,9 @@
 //! Two implementations, `journal` and `etcd`, pass one conformance suite. Neither knows what is
 //! in a record: bytes, and how many operations they hold.
 
+pub mod etcd;
+pub mod journal;
+
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -52,6 +55,16 @@ pub trait Log: Send + 'static {
     /// The log has failed for good: nothing of what was delivered since the last success may be
     /// answered, and the process must end.
     fn sync(&mut self) -> Result<Position, LogError>;
+
+    /// As [`sync`](Self::sync), for what was appended without an answer that rests on it, and whatever
+    /// else keeps what is durable safe. To be called some 10 ms after the last append, and now and then
+    /// while nothing happens.
+    ///
+    /// # Errors
+    /// As [`sync`](Self::sync).
+    fn settle(&mut self) -> Result<Position, LogError> {
+        self.sync()
+    }
 
     /// Asks for an [`Event::Barrier`] with this number, once everything has been delivered that was in
     /// the log when this was called. Several calls before the next poll may share one.

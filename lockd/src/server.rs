@@ -11,6 +11,7 @@ mod session;
 mod status;
 mod stream;
 mod translate;
+mod unread;
 mod watch;
 
 use std::time::Duration;
@@ -26,6 +27,7 @@ use tonic::transport::{Server, server::TcpIncoming};
 use tonic_health::pb::health_server::{Health, HealthServer};
 
 use measure::Measure;
+use unread::Unread;
 
 use crate::{
     core::Handle,
@@ -90,6 +92,7 @@ pub async fn serve<H: Health>(
         .layer(Measure)
         // Deadlines of callers are kept, and answered as such.
         .layer(ContextLayer::new())
+        .layer(Unread::default())
         .http2_keepalive_interval(Some(PING_INTERVAL))
         .http2_keepalive_timeout(Some(PING_TIMEOUT))
         .max_concurrent_streams(MAX_STREAMS)

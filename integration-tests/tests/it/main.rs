@@ -28,7 +28,6 @@ mod python;
 mod redis;
 mod resume;
 mod sidecar;
-mod store;
 mod store_outage;
 mod traces;
 mod watching;

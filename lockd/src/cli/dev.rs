@@ -1,9 +1,8 @@
 //! `lockd dev`: a daemon in memory, for a first try.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::net::SocketAddr;
 
 use clap::Args as ClapArgs;
-use lockd_proto::clock::Clock;
 
 use super::{
     Exit,
@@ -13,9 +12,9 @@ use super::{
 };
 use crate::{
     config::{Flags, Settings},
-    logs::Logs,
+    log::journal::Journal,
     serve::Lifecycle,
-    store::embedded::EmbeddedStore,
+    telemetry::logs::Logs,
 };
 
 /// The flags of `lockd dev`.
@@ -36,9 +35,8 @@ pub(super) async fn run(args: &Args) -> Result<Exit, Failure> {
     let settings = Settings::load(&flags)?;
     let logs = Logs::start(&settings.log, settings.log_format)?;
     let life = Lifecycle::default();
-    let store = EmbeddedStore::in_memory(Clock::system(), &life.tasks, life.end.clone())?;
-    let daemon = Daemon { settings, logs, store: Arc::new(store), life };
-    serve::serve(daemon, |grpc, _| output::print(&welcome(grpc))).await
+    let daemon = Daemon { settings, logs, life };
+    serve::serve(daemon, Journal::in_memory()?, |grpc, _| output::print(&welcome(grpc))).await
 }
 
 fn welcome(grpc: SocketAddr) -> String {

@@ -1,9 +1,6 @@
 //! `lockd serve`: the daemon.
 
-use std::{
-    net::SocketAddr,
-    sync::{Arc, OnceLock},
-};
+use std::net::SocketAddr;
 
 use clap::Args as ClapArgs;
 use lockd_client::Propagation;
@@ -16,11 +13,16 @@ use tokio::{
 use super::{Exit, exit::Failure, output};
 use crate::{
     config::{ConfigError, Flags, Settings, StoreKind},
-    logs::{LogError, Logs},
-    metrics::Exporter,
-    otlp::Otlp,
-    serve::{self, Lifecycle, Replica},
-    store::{Store, StoreError, embedded::EmbeddedStore, etcd::EtcdStore},
+    log::{
+        Log, LogError,
+        journal::{Journal, Options},
+    },
+    serve::{self, Lifecycle, Replica, ServeError},
+    telemetry::{
+        logs::{self, Logs},
+        metrics::Exporter,
+        otlp::Otlp,
+    },
 };
 
 /// The flags of `lockd serve`.
@@ -43,25 +45,18 @@ pub(super) async fn run(args: &Args) -> Result<Exit, Failure> {
     let settings = Settings::load(&args.flags)?;
     let logs = Logs::start(&settings.log, settings.log_format)?;
     let life = Lifecycle::default();
-    let mut refused = Arc::new(OnceLock::new());
-    let store: Arc<dyn Store> = match settings.store {
-        StoreKind::Embedded => {
-            let (clock, end) = (Clock::system(), life.end.clone());
-            Arc::new(EmbeddedStore::open(&settings.data_dir, clock, &life.tasks, end).await?)
-        }
-        StoreKind::Etcd => {
-            let store = EtcdStore::new(&settings.etcd()?, &life.tasks, life.end.clone())?;
-            refused = stop_if_unusable(&store, &life);
-            Arc::new(store)
-        }
-    };
     let ready = |grpc: SocketAddr, http: SocketAddr| {
         output::print(&format!("lockd listening grpc={grpc} http={http}"))
     };
-    let served = serve(Daemon { settings, logs, store, life }, ready).await;
-    match refused.get() {
-        Some(error) => Err(Failure::from(StoreError::clone(error))),
-        None => served,
+    match settings.store {
+        StoreKind::Embedded => {
+            let log = Journal::open(&settings.data_dir, Options::new(Clock::system()))?;
+            serve(Daemon { settings, logs, life }, log, ready).await
+        }
+        StoreKind::Etcd => {
+            let _ = settings.etcd()?;
+            Err(LogError::Broken("interim".to_owned()).into())
+        }
     }
 }
 
@@ -69,13 +64,13 @@ pub(super) async fn run(args: &Args) -> Result<Exit, Failure> {
 pub(super) struct Daemon {
     pub(super) settings: Settings,
     pub(super) logs: Logs,
-    pub(super) store: Arc<dyn Store>,
     pub(super) life: Lifecycle,
 }
 
 /// Serves until a signal arrives.
 pub(super) async fn serve(
-    Daemon { settings, logs, store, life }: Daemon,
+    Daemon { settings, logs, life }: Daemon,
+    log: impl Log,
     ready: impl FnOnce(SocketAddr, SocketAddr) -> Result<(), Failure>,
 ) -> Result<Exit, Failure> {
     let otlp = settings.otlp_endpoint.as_ref().map(|url| Otlp::to(url, &settings.name));
@@ -94,13 +89,15 @@ pub(super) async fn serve(
     };
     stop_on_signals(&life)?;
     let mut printed = Ok(());
-    let served = serve::run(replica, store, life, |grpc, http| printed = ready(grpc, http)).await;
+    let served = serve::run(replica, log, life, |grpc, http| printed = ready(grpc, http)).await;
     if let Some(otlp) = otlp {
         otlp.flush().await;
     }
-    served.map_err(|error| Failure::internal(anyhow::Error::from(error)))?;
-    printed?;
-    Ok(Exit::Success)
+    match served {
+        Ok(()) => printed.map(|()| Exit::Success),
+        Err(ServeError::Log(error)) => Err(error.into()),
+        Err(error) => Err(Failure::internal(anyhow::Error::from(error))),
+    }
 }
 
 pub(super) async fn listen(flag: &str, at: SocketAddr) -> Result<TcpListener, Failure> {
@@ -130,28 +127,13 @@ pub(super) fn stop_on_signals(life: &Lifecycle) -> Result<(), Failure> {
     Ok(())
 }
 
-/// An etcd that is not safe to use ends the daemon.
-fn stop_if_unusable(store: &EtcdStore, life: &Lifecycle) -> Arc<OnceLock<StoreError>> {
-    let refused = Arc::new(OnceLock::new());
-    let found = refused.clone();
-    let (store, stop, end) = (store.clone(), life.stop.clone(), life.end.clone());
-    let check = async move {
-        if let Some(Err(error)) = end.run_until_cancelled(store.ready()).await {
-            found.get_or_init(|| error);
-            stop.cancel();
-        }
-    };
-    life.tasks.spawn("etcd version", check);
-    refused
-}
-
 /// The daemon's own requests have contexts too; a mistake would otherwise only be logged.
 pub(super) fn check_propagation() -> Result<(), Failure> {
     Propagation::from_env().map(drop).map_err(|error| Failure::new(Exit::Config, error.to_string()))
 }
 
-impl From<LogError> for Failure {
-    fn from(error: LogError) -> Self {
+impl From<logs::LogError> for Failure {
+    fn from(error: logs::LogError) -> Self {
         Self::new(Exit::Config, error.to_string())
     }
 }
@@ -162,8 +144,8 @@ impl From<ConfigError> for Failure {
     }
 }
 
-impl From<StoreError> for Failure {
-    fn from(error: StoreError) -> Self {
+impl From<LogError> for Failure {
+    fn from(error: LogError) -> Self {
         Self::new(Exit::Config, error.to_string())
     }
 }

@@ -46,7 +46,7 @@ use super::{
     Exit, Globals, connect::Target, exit::Failure, output, run::duration, serve::stop_on_signals,
 };
 use crate::{
-    logs::{LogFormat, Logs},
+    telemetry::logs::{LogFormat, Logs},
     serve::Lifecycle,
 };
 

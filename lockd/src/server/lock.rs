@@ -8,7 +8,7 @@ use lockd_proto::{
 };
 use tonic::{Request, Response, Status};
 
-use super::{Api, explain, translate, watch};
+use super::{Api, explain, translate, unread::counted, watch};
 use crate::{
     core::{
         answer::{AcquireReply, Found},
@@ -97,21 +97,21 @@ impl LockService for Api {
         &self,
         request: Request<v1::ExplainRequest>,
     ) -> Result<Response<v1::ExplainResponse>, Status> {
-        Ok(Response::new(in_time(explain::explain(self, request.into_inner())).await?))
+        Ok(counted(in_time(explain::explain(self, request.into_inner())).await?))
     }
 
     async fn get(
         &self,
         request: Request<v1::GetRequest>,
     ) -> Result<Response<v1::GetResponse>, Status> {
-        Ok(Response::new(in_time(get(self, request.into_inner())).await?))
+        Ok(counted(in_time(get(self, request.into_inner())).await?))
     }
 
     async fn list(
         &self,
         request: Request<v1::ListRequest>,
     ) -> Result<Response<v1::ListResponse>, Status> {
-        Ok(Response::new(in_time(list(self, request.into_inner())).await?))
+        Ok(counted(in_time(list(self, request.into_inner())).await?))
     }
 
     async fn watch(

@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     cli::run::duration,
-    health::{JSON, TEXT},
+    server::health::{JSON, TEXT},
 };
 
 /// How long a resignation is waited for.

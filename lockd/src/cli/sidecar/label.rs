@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     cli::exit::{Exit, Failure},
-    tasks::Tasks,
+    telemetry::tasks::Tasks,
 };
 
 /// A label's key, and its value for a leader and for all others.

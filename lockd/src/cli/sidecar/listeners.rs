@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Sidecar, api, socket::Socket};
 use crate::{
     cli::{exit::Failure, serve::listen},
-    tasks::Tasks,
+    telemetry::tasks::Tasks,
 };
 
 /// The flags that say where.

@@ -29,7 +29,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::Life;
-use crate::{cli::sidecar::metrics, tasks::Tasks};
+use crate::{cli::sidecar::metrics, telemetry::tasks::Tasks};
 
 /// The pause between an answer and the next question.
 const PAUSE: Duration = Duration::from_secs(1);

@@ -1,0 +1,289 @@
+//! The log on disk: segments in a folder, for one machine and without another server.
+//!
+//! Records are framed into a buffer, delivered at once, and made durable by one write and one
+//! `fdatasync` for all that were appended since the last. A failed write or sync is never retried:
+//! what the disk has then is not known, so the journal fails for good and the process must end.
+//!
+//! | file | |
+//! |---|---|
+//! | `segment-<n>` | records; a header names the segment before it and its end |
+//! | `spare-<n>` | zeroed segments to come; the last two are for what frees room |
+//! | `mark` | what was acknowledged: distinguishes a torn end from damage |
+//! | `floor` | the floor in force and the first segment that is needed |
+//! | `checkpoint-<floor>-<which>` | the state at a floor |
+//! | `lockd.pid` | locked as long as a process has the folder |
+
+mod chain;
+mod checkpoint;
+mod disk;
+mod floor;
+mod folder;
+mod frame;
+mod growth;
+mod keeper;
+mod mark;
+mod opening;
+mod read;
+mod refusal;
+mod replay;
+mod room;
+mod sector;
+mod segment;
+mod survey;
+mod upkeep;
+mod void;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::VecDeque,
+    path::Path,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use lockd_proto::clock::{Clock, Instant};
+
+use self::{
+    checkpoint::{Name, Writing},
+    disk::Disk,
+    folder::Folder,
+    growth::Growth,
+    keeper::{Hands, Job, Keeper},
+    opening::Opened,
+    replay::Replay,
+    room::Space,
+    void::Void,
+    writer::Writer,
+};
+use super::{Delivered, Draft, Event, Floor, Log, LogError, Profile, Standing};
+use crate::record::{Position, ReplicaId};
+
+/// The size of a segment. A new folder has three of them.
+const SEGMENT_BYTES: u64 = 8 * 1024 * 1024;
+
+/// How often it is checked that the folder is still there, and that there is room.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How a journal is opened.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// What the time is read from.
+    pub clock: Clock,
+    /// The size of new segments.
+    pub segment_bytes: u64,
+    /// Whether the folder is restored from a backup: places continue so far beyond those in it that
+    /// none is used a second time that was used since the backup.
+    pub restored: bool,
+}
+
+impl Options {
+    /// The defaults.
+    #[must_use]
+    pub fn new(clock: Clock) -> Self {
+        Self { clock, segment_bytes: SEGMENT_BYTES, restored: false }
+    }
+}
+
+/// The log on disk, or in memory.
+pub struct Journal {
+    profile: Profile,
+    clock: Clock,
+    id: u128,
+    me: ReplicaId,
+    folder: Arc<dyn Folder>,
+    writer: Writer,
+    space: Space,
+    keeper: Keeper,
+    /// What was there at the opening and is not delivered yet.
+    replay: Option<Replay>,
+    events: VecDeque<Event>,
+    /// Segments before the open one: number, last place, size.
+    closed: VecDeque<(u64, Position, u64)>,
+    floor: Position,
+    /// Checkpoints that are durable.
+    finished: Vec<Name>,
+    checkpoint_bytes: u64,
+    writing: Option<Writing>,
+    growth: Growth,
+    failed: Option<LogError>,
+    checked: Instant,
+}
+
+impl Journal {
+    /// Opens the journal in a folder, which is made if it is not there.
+    ///
+    /// # Errors
+    /// The folder can't be used: another process has it, it can't be written, the disk is full, or
+    /// a file is damaged or missing, which is named.
+    pub fn open(folder: &Path, options: Options) -> Result<Self, LogError> {
+        let folder: Arc<dyn Folder> = Arc::new(Disk::open(folder)?);
+        let opened = opening::open(&folder, &options)?;
+        Self::new("embedded", folder, options, (opened, Keeper::thread))
+    }
+
+    /// A journal that is gone when the process is.
+    ///
+    /// # Errors
+    /// The system has no random numbers.
+    pub fn in_memory() -> Result<Self, LogError> {
+        let folder: Arc<dyn Folder> = Arc::new(Void);
+        let options = Options::new(Clock::system());
+        let opened = opening::open(&folder, &options)?;
+        Self::new("memory", folder, options, (opened, |hands| Ok(Keeper::at_once(hands))))
+    }
+
+    fn new(
+        name: &'static str,
+        folder: Arc<dyn Folder>,
+        options: Options,
+        (opened, keeper): (Opened, fn(Hands) -> std::io::Result<Keeper>),
+    ) -> Result<Self, LogError> {
+        let hands = Hands { folder: folder.clone(), floors: opened.floors };
+        let keeper = keeper(hands).map_err(|error| refusal::unusable(&*folder, "", &error))?;
+        let closed = opened.links.iter().map(|it| (it.header.number, it.end.last, it.header.bytes));
+        let mut journal = Self {
+            profile: Profile { name, lanes: 1, is_shared: false },
+            checked: options.clock.now(),
+            clock: options.clock,
+            id: opened.journal,
+            me: opened.me,
+            folder,
+            writer: opened.writer,
+            space: opened.space,
+            keeper,
+            replay: Some(opened.replay),
+            events: VecDeque::new(),
+            closed: closed.collect(),
+            floor: opened.floor,
+            finished: opened.checkpoints,
+            checkpoint_bytes: opened.checkpoint_bytes,
+            writing: None,
+            growth: Growth::default(),
+            failed: None,
+        };
+        journal.tend()?;
+        Ok(journal)
+    }
+
+    /// Which journal this is. A copy of its folder has the same id.
+    #[must_use]
+    pub fn id(&self) -> u128 {
+        self.id
+    }
+
+    /// Checks that the folder and the files in use are still at their paths, and what room there is.
+    /// Every [`sync`](Log::sync) and [`settle`](Self::settle) does it once a second.
+    ///
+    /// # Errors
+    /// They are not: what is written would be lost.
+    pub fn check(&mut self) -> Result<(), LogError> {
+        self.is_alive()?;
+        self.checked = self.clock.now();
+        self.check_place()?;
+        self.measure();
+        self.space.refused = None;
+        self.tend()
+    }
+}
+
+impl Log for Journal {
+    fn profile(&self) -> &Profile {
+        &self.profile
+    }
+
+    fn is_idle(&self, lane: usize) -> bool {
+        lane == 0
+    }
+
+    /// At the end of a segment this syncs what was appended before, in order to enter the next.
+    fn append(&mut self, lane: usize, draft: Draft) -> Result<(), LogError> {
+        self.is_ready()?;
+        let operations = self.is_valid(&draft)?;
+        self.space.admits(draft.room)?;
+        if self.writer.is_over(draft.bytes.len()) {
+            self.enter_next(draft.room)?;
+        } else if self.writer.is_due() {
+            self.sync()?;
+        }
+        let at = self.writer.append(self.me, operations, &draft.bytes);
+        self.growth.add(self.writer.last(), frame::size(draft.bytes.len()) as u64);
+        let record = Delivered { at, author: self.me, lane: Some(lane), bytes: draft.bytes };
+        self.events.push_back(Event::Record(record));
+        Ok(())
+    }
+
+    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+        if let Some(event) = self.next_event() {
+            return Poll::Ready(event);
+        }
+        self.keeper.wake(cx.waker());
+        // A job may have been done in between.
+        self.next_event().map_or(Poll::Pending, Poll::Ready)
+    }
+
+    fn sync(&mut self) -> Result<Position, LogError> {
+        self.is_alive()?;
+        if self.writer.is_synced() {
+            return Ok(self.writer.durable());
+        }
+        let synced = self.writer.sync();
+        let durable = self.checked(synced)?;
+        self.check_in_time()?;
+        Ok(durable)
+    }
+
+    /// Writes the mark as well, and checks once a second that the folder is still there. From then on
+    /// damage to any record is noticed even if the power fails; before, not in the very last group.
+    fn settle(&mut self) -> Result<Position, LogError> {
+        let durable = self.sync()?;
+        let synced = self.writer.sync_mark();
+        self.checked(synced)?;
+        self.check_in_time()?;
+        Ok(durable)
+    }
+
+    fn barrier(&mut self, number: u64) {
+        self.events.push_back(Event::Barrier(number));
+    }
+
+    fn standing(&self) -> Standing {
+        let is_fresh = self.failed.is_none();
+        let confirmed = if is_fresh { self.clock.now() } else { self.checked };
+        Standing { promise_until: None, is_fresh, confirmed: Some(confirmed) }
+    }
+
+    fn bytes_after_floor(&self) -> u64 {
+        self.growth.after_floor()
+    }
+
+    fn write_chunk(&mut self, floor: Position, chunk: Bytes) -> Result<(), LogError> {
+        self.is_ready()?;
+        let begun = self.begin_checkpoint(floor);
+        let written = begun.and_then(|writing| writing.write(&chunk));
+        written.map_err(|error| self.give_up_checkpoint(&error))
+    }
+
+    fn finish_checkpoint(&mut self, floor: Position) -> Result<(), LogError> {
+        self.is_ready()?;
+        // A state without an item has no chunk.
+        if let Err(error) = self.begin_checkpoint(floor) {
+            return Err(self.give_up_checkpoint(&error));
+        }
+        let Some(writing) = self.writing.take() else { return Ok(()) };
+        self.start(Job::Finish(writing.file(), writing.name, writing.chunks, writing.offset))?;
+        self.collect()
+    }
+
+    fn trim(&mut self, floor: &Floor) -> Result<(), LogError> {
+        self.is_alive()?;
+        if floor.at <= self.floor {
+            return Ok(());
+        }
+        self.put_in_force(floor)
+    }
+}

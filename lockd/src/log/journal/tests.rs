@@ -1,0 +1,3 @@
+//! What the journal promises, each rule by its number in RULES.
+
+mod conformance;
