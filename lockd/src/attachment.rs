@@ -357,6 +357,12 @@ impl Attachment {
     }
 
     async fn close(&mut self) -> Next {
+        // What was asked before it, in the same frame perhaps, is done and answered before it.
+        while let Some(done) = self.begun.next().await {
+            if self.done(done).await == Next::Stop {
+                return Next::Stop;
+            }
+        }
         match self.engine.sessions.close(&self.session).await {
             Ok(()) => self.end(End::Closed).await,
             Err(error) => {

@@ -41,8 +41,8 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 const MAX_STREAMS: u32 = 4096;
 
 /// The largest message that a client may send, in bytes. Room for every legal request, of which
-/// the result of a once is the largest.
-pub const MAX_MESSAGE_BYTES: usize = 96 * 1024;
+/// a resume that names 10,000 requests as open is the largest.
+pub const MAX_MESSAGE_BYTES: usize = 256 * 1024;
 
 /// What the services share.
 #[derive(Debug, Clone)]

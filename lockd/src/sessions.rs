@@ -69,6 +69,12 @@ pub struct Credential {
     pub secret: Secret,
 }
 
+impl Credential {
+    fn random() -> Result<Self, Error> {
+        Ok(Self { session: SessionId::random(), secret: random_secret()? })
+    }
+}
+
 /// A session whose owner has proved to be it.
 #[derive(Debug, Clone)]
 pub struct Proven {
@@ -132,7 +138,8 @@ impl Sessions {
         self.replica.clone()
     }
 
-    /// Opens a session: a new lease with the session's record attached to it.
+    /// Opens a session: a new lease with the session's record attached to it. `None` if there is
+    /// a session of the id that the client has made.
     ///
     /// # Errors
     /// A TTL out of range, or a store that fails. What was begun ends with its lease.
@@ -141,14 +148,17 @@ impl Sessions {
         ttl: Option<Duration>,
         client: ClientInfo,
         stream: Stream,
-    ) -> Result<Opened, Error> {
+        own: Option<Credential>,
+    ) -> Result<Option<Opened>, Error> {
+        let Credential { session: id, secret } = own.map_or_else(Credential::random, Ok)?;
+        if self.view.session(id).is_some() {
+            return Ok(None);
+        }
         let asked = self.store.profile().ttl.check(ttl.unwrap_or(DEFAULT_TTL))?;
         if self.view.sessions() >= self.limit {
             return Err(Error::TooManySessions { limit: self.limit });
         }
-        let id = SessionId::random();
         let lease = random_lease()?;
-        let secret = random_secret()?;
         let ttl = self.store.grant_lease(lease, asked).await.map_err(Error::Store)?;
         let record = SessionRecord {
             secret_hash: secret.hash().to_vec().into(),
@@ -163,9 +173,12 @@ impl Sessions {
         match self.write(id, lease, &record, Guard::Absent).await? {
             Some(modified) => {
                 let session = Proven { id, lease, modified, record };
-                Ok(Opened { session, secret })
+                Ok(Some(Opened { session, secret }))
             }
-            None => Err(Error::SessionNotFound(id)),
+            None => {
+                self.revoke(lease).await?;
+                Ok(None)
+            }
         }
     }
 

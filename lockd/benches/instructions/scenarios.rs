@@ -18,7 +18,7 @@ use lockd::{
 use lockd_proto::{
     LockName, Namespace, RequestId, SessionId, Ttl, TtlRange,
     clock::Clock,
-    v1::{self, AttachRequest, AttachResponse},
+    v1::{self, AttachRequest, AttachResponse, ClientMessage, ServerMessage},
 };
 use prost::Message as _;
 
@@ -154,15 +154,18 @@ fn messages(rounds: u64) {
         let release = v1::Release { request_id: request_id.clone() };
         let grant = Some(v1::Grant { token: number });
         let granted = v1::Granted { request_id: request_id.clone(), grant };
-        let released = v1::Released { request_id, outcome: v1::ReleaseOutcome::Released.into() };
-        use v1::{attach_request::Message as Ask, attach_response::Message as Told};
+        let outcome = v1::ReleaseOutcome::Released.into();
+        let released = v1::Released { request_id, outcome, position: 0 };
+        use v1::{client_message::Message as Ask, server_message::Message as Told};
         for ask in [Ask::Acquire(acquire), Ask::Release(release)] {
-            let bytes = AttachRequest { message: Some(ask) }.encode_to_vec();
-            assert!(AttachRequest::decode(bytes.as_slice()).unwrap().message.is_some());
+            let messages = vec![ClientMessage { message: Some(ask) }];
+            let bytes = AttachRequest { messages }.encode_to_vec();
+            assert_eq!(AttachRequest::decode(bytes.as_slice()).unwrap().messages.len(), 1);
         }
         for told in [Told::Granted(granted), Told::Released(released)] {
-            let bytes = AttachResponse { message: Some(told) }.encode_to_vec();
-            assert!(AttachResponse::decode(bytes.as_slice()).unwrap().message.is_some());
+            let messages = vec![ServerMessage { message: Some(told) }];
+            let bytes = AttachResponse { messages, durable: 0 }.encode_to_vec();
+            assert_eq!(AttachResponse::decode(bytes.as_slice()).unwrap().messages.len(), 1);
         }
     }
 }

@@ -22,16 +22,23 @@ use crate::{
 const EVENTS_PER_ENTRY: usize = 2;
 
 impl Attachment {
-    /// Opens a session on a new stream.
+    /// Opens a session on a new stream. An open that is sent again goes on with the session that
+    /// the first one made.
     ///
     /// # Errors
-    /// As [`Sessions::open`](crate::sessions::Sessions::open).
+    /// As [`Sessions::open`](crate::sessions::Sessions::open); and another client's session has
+    /// this id.
     pub async fn open(
         engine: Engine,
         ttl: Option<Duration>,
         client: ClientInfo,
+        own: Option<Credential>,
     ) -> Result<(Self, mpsc::Receiver<Output>), Error> {
-        let opened = engine.sessions.open(ttl, client, Stream::Here).await?;
+        let opened = engine.sessions.open(ttl, client, Stream::Here, own.clone()).await?;
+        let Some(opened) = opened else {
+            let credential = own.ok_or(Error::Protocol("a session of this id exists"))?;
+            return Self::resume(engine, &credential).await;
+        };
         let attached = Attached {
             session: opened.session,
             secret: Some(opened.secret),

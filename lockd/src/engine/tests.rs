@@ -61,8 +61,9 @@ impl Replica {
     }
 
     async fn session(&self, ttl: Duration) -> Credential {
-        let opened = self.engine.sessions.open(Some(ttl), ClientInfo::default(), Stream::None);
-        let opened = opened.await.unwrap();
+        let (ttl, client) = (Some(ttl), ClientInfo::default());
+        let opened = self.engine.sessions.open(ttl, client, Stream::None, None);
+        let opened = opened.await.unwrap().expect("the id is new");
         Credential { session: opened.session.id, secret: opened.secret }
     }
 

@@ -54,12 +54,24 @@ async fn open(engine: &Engine, request: OpenSessionRequest) -> Result<OpenSessio
     }
     let ttl = request.ttl.map(|ttl| translate::duration("ttl", ttl)).transpose()?;
     let client = translate::client_info(request.client)?;
-    let opened = engine.sessions.open(ttl, client, Stream::None).await?;
+    let own = translate::new_credential(request.session)?;
+    let opened = engine.sessions.open(ttl, client, Stream::None, own.clone()).await?;
+    let (session, secret) = match (opened, own) {
+        (Some(opened), _) => (opened.session, opened.secret),
+        // An open that was sent again.
+        (None, Some(own)) => {
+            let session = engine.sessions.prove(&own).await?;
+            engine.sessions.keep_alive(session.id, session.lease).await?;
+            (session, own.secret)
+        }
+        (None, None) => return Err(Error::Protocol("a session of this id exists")),
+    };
     Ok(OpenSessionResponse {
-        ttl: Some(translate::to_wire_duration(opened.session.ttl().get())),
+        ttl: Some(translate::to_wire_duration(session.ttl().get())),
         session: Some(SessionCredential {
-            session_id: opened.session.id.to_string(),
-            secret: opened.secret.reveal().to_owned(),
+            session_id: session.id.to_string(),
+            secret: secret.reveal().to_owned(),
+            stream: 0,
         }),
     })
 }

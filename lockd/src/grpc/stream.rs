@@ -2,11 +2,15 @@
 
 use std::time::Duration;
 
-use futures::{Stream, StreamExt, stream::BoxStream};
-use lockd_proto::v1::{
-    self, AttachRequest, AttachResponse, attach_request::Message as Asked,
-    attach_response::Message as Told,
+use futures::{
+    Stream, StreamExt,
+    stream::{self, BoxStream},
 };
+use lockd_proto::v1::{
+    self, AttachRequest, AttachResponse, ClientMessage, ServerMessage,
+    client_message::Message as Asked, server_message::Message as Told,
+};
+use prost::Message as _;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
@@ -25,6 +29,12 @@ use crate::{
 /// How long a client that has opened a stream may take to say what for.
 const FIRST_MESSAGE: Duration = Duration::from_secs(10);
 
+/// The most messages of a frame.
+const MAX_FRAME_MESSAGES: usize = 1024;
+
+/// The most bytes of a frame, unless its first message alone is longer.
+const MAX_FRAME_BYTES: usize = 64 * 1024;
+
 pub(super) async fn attach(
     engine: Engine,
     mut inbound: Streaming<AttachRequest>,
@@ -32,11 +42,13 @@ pub(super) async fn attach(
     let first = tokio::time::timeout(FIRST_MESSAGE, inbound.message()).await;
     let first =
         first.map_err(|_| to_status(&Error::Protocol("no first message within 10 s")))??;
-    let begun = begin(engine.clone(), first.and_then(|first| first.message)).await;
+    let mut first = first.unwrap_or_default().messages.into_iter();
+    let begun = begin(engine.clone(), first.next().and_then(|first| first.message)).await;
     let (attachment, outputs) = begun.map_err(|error| to_status(&error))?;
-    engine.tasks.spawn("attachment", Box::new(attachment).run(inputs(inbound).boxed()));
-    let outputs = ReceiverStream::new(outputs).map(|output| Ok(to_message(output)));
-    Ok(outputs.boxed())
+    let inputs = stream::iter(first.map(to_input)).chain(inputs(inbound)).boxed();
+    engine.tasks.spawn("attachment", Box::new(attachment).run(inputs));
+    let ready = ReceiverStream::new(outputs).ready_chunks(MAX_FRAME_MESSAGES);
+    Ok(ready.flat_map(|outputs| stream::iter(to_frames(outputs).into_iter().map(Ok))).boxed())
 }
 
 async fn begin(
@@ -50,7 +62,8 @@ async fn begin(
         Some(Asked::Open(open)) => {
             let ttl = open.ttl.map(|ttl| translate::duration("ttl", ttl)).transpose()?;
             let client = translate::client_info(open.client)?;
-            Attachment::open(engine, ttl, client).await
+            let own = translate::new_credential(open.session)?;
+            Attachment::open(engine, ttl, client, own).await
         }
         Some(Asked::Resume(resume)) => {
             Attachment::resume(engine, &translate::credential(resume.session)?).await
@@ -62,12 +75,12 @@ async fn begin(
 fn inputs(inbound: Streaming<AttachRequest>) -> impl Stream<Item = Result<Input, Error>> {
     // A transport error is the end of the stream, as is its ordinary end.
     inbound
-        .take_while(|message| std::future::ready(message.is_ok()))
-        .filter_map(async |message| message.ok().map(|message| to_input(message.message)))
+        .take_while(|frame| std::future::ready(frame.is_ok()))
+        .flat_map(|frame| stream::iter(frame.unwrap_or_default().messages).map(to_input))
 }
 
-fn to_input(message: Option<Asked>) -> Result<Input, Error> {
-    match message {
+fn to_input(message: ClientMessage) -> Result<Input, Error> {
+    match message.message {
         Some(Asked::KeepAlive(keep_alive)) => {
             Ok(Input::KeepAlive { sequence: keep_alive.sequence })
         }
@@ -96,7 +109,24 @@ fn to_input(message: Option<Asked>) -> Result<Input, Error> {
     }
 }
 
-fn to_message(output: Output) -> AttachResponse {
+fn to_frames(outputs: Vec<Output>) -> Vec<AttachResponse> {
+    let (mut frames, mut bytes) = (vec![AttachResponse::default()], 0);
+    for message in outputs.into_iter().map(to_message) {
+        bytes += message.encoded_len();
+        match frames.last_mut() {
+            Some(frame) if bytes <= MAX_FRAME_BYTES || frame.messages.is_empty() => {
+                frame.messages.push(message);
+            }
+            Some(_) | None => {
+                bytes = message.encoded_len();
+                frames.push(AttachResponse { messages: vec![message], durable: 0 });
+            }
+        }
+    }
+    frames
+}
+
+fn to_message(output: Output) -> ServerMessage {
     let message = match output {
         Output::Attached(attached) => Told::Attached(to_attached(*attached)),
         Output::KeepAliveAck { sequence, ttl } => Told::KeepAliveAck(v1::KeepAliveAck {
@@ -113,7 +143,7 @@ fn to_message(output: Output) -> AttachResponse {
         }
         Output::GoAway(error) => Told::GoAway(v1::GoAway { failure: Some(to_failure(&error)) }),
     };
-    AttachResponse { message: Some(message) }
+    ServerMessage { message: Some(message) }
 }
 
 fn to_attached(attached: Attached) -> v1::Attached {
@@ -126,6 +156,7 @@ fn to_attached(attached: Attached) -> v1::Attached {
         session: Some(v1::SessionCredential {
             session_id: attached.session.id.to_string(),
             secret: attached.secret.map(|secret| secret.reveal().to_owned()).unwrap_or_default(),
+            stream: 0,
         }),
         ttl: Some(translate::to_wire_duration(attached.session.ttl().get())),
         entries: entries.collect(),
@@ -154,6 +185,7 @@ fn to_reply(request_id: Vec<u8>, reply: Reply) -> Told {
         Reply::Released(released) => Told::Released(v1::Released {
             request_id,
             outcome: translate::to_release_outcome(released).into(),
+            position: 0,
         }),
         Reply::Updated => Told::Updated(v1::Updated { request_id }),
         Reply::YieldRequested(reason) => {

@@ -34,6 +34,9 @@ const MAX_RESULT: usize = 64 * 1024;
 /// The longest name of an owner, in bytes.
 const MAX_OWNER: usize = 128;
 
+/// The digits of a session's secret.
+const SECRET_DIGITS: usize = 64;
+
 /// The longest reason for a forced release or a wish to yield, in bytes.
 const MAX_REASON: usize = 1024;
 
@@ -76,8 +79,23 @@ pub(super) fn token(value: u64) -> Result<FencingToken, Error> {
 }
 
 pub(super) fn credential(session: Option<v1::SessionCredential>) -> Result<Credential, Error> {
-    let v1::SessionCredential { session_id, secret } = session.ok_or_else(|| missing("session"))?;
+    let v1::SessionCredential { session_id, secret, .. } =
+        session.ok_or_else(|| missing("session"))?;
     Ok(Credential { session: session_id.parse()?, secret: Secret::new(secret) })
+}
+
+/// The id and the secret that a client has made for the session that it opens.
+pub(super) fn new_credential(
+    session: Option<v1::SessionCredential>,
+) -> Result<Option<Credential>, Error> {
+    let Some(session) = session else { return Ok(None) };
+    let secret = &session.secret;
+    if secret.len() != SECRET_DIGITS || !secret.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        let problem = "is malformed: give 32 random bytes as 64 hexadecimal digits, or leave \
+                       session out, and the server makes id and secret";
+        return Err(invalid("session.secret", problem));
+    }
+    credential(Some(session)).map(Some)
 }
 
 pub(super) fn client_info(client: Option<v1::ClientInfo>) -> Result<v1::ClientInfo, Error> {
