@@ -187,10 +187,7 @@ impl Actor {
             return;
         }
         let longest = self.shared.connect_timeout;
-        let lease = self
-            .session
-            .as_ref()
-            .map(|session| (session.lease.ttl() / 5).max(Duration::from_secs(1)));
+        let lease = self.session.as_ref().map(|session| session.lease.attempt_timeout(now));
         let timeout = lease.map_or(longest, |timeout| timeout.min(longest));
         let connecting = link::connect(Arc::clone(&self.shared), self.turn, timeout);
         self.link = LinkState::Connecting { by: now + timeout, connecting: Box::pin(connecting) };
@@ -368,7 +365,10 @@ impl Actor {
         // The first attempt after a stream that worked comes at once.
         let worked = matches!(self.link, LinkState::Up(_)) && self.keepalive.acknowledged();
         let pause = if worked { None } else { self.retry.next_delay() }.unwrap_or_default();
-        self.link = LinkState::Down { not_before: self.shared.clock.now() + pause };
+        let now = self.shared.clock.now();
+        let lease = self.session.as_ref().map(|session| session.lease);
+        let pause = lease.map_or(pause, |lease| lease.retry_pause(now, pause));
+        self.link = LinkState::Down { not_before: now + pause };
     }
 
     fn give_up_session(&mut self, reason: &LossReason) {

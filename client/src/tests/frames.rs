@@ -1,6 +1,8 @@
 //! Frames: what is ready leaves together, and what a broken stream may have undone is asked for
 //! again.
 
+use std::time::Duration;
+
 use futures::future::join_all;
 use lockd_proto::v1::{
     self, ReleaseOutcome, client_message::Message as Ask, server_message::Message as Told,
@@ -11,7 +13,7 @@ use super::{
     fake::{FakeServer, Net, Stream, entry, release_answer, within_patience},
     hold,
 };
-use crate::{Guard, Released};
+use crate::{Client, Guard, Released};
 
 fn granted(request_id: Vec<u8>, token: u64) -> Told {
     Told::Granted(v1::Granted { request_id, grant: Some(v1::Grant { token }) })
@@ -203,4 +205,33 @@ async fn the_last_releases_and_the_end_of_the_session_leave_in_one_frame() {
         stream.tell(Told::Ended(v1::Ended { reason })).await;
     };
     within_patience(async { tokio::join!(client.shutdown(), serving) }).await;
+}
+
+/// Holds a lock with a client of its own while its only server goes away, at this phase of its
+/// keepalives, and comes back with this much of the lease left. Says whether the lock survived.
+async fn survives(phase: Duration, left: Duration) -> bool {
+    let mut net = Net::of(&["a"]);
+    let client: Client = client(&net);
+    let (guard, stream) = hold(&mut net, &client, 7).await;
+    tokio::time::sleep(phase).await;
+    net.refuse("a");
+    let id = stream.seen().acquired;
+    drop(stream);
+    tokio::time::sleep(guard.remaining().saturating_sub(left)).await;
+    net.listen("a");
+    let serving = async {
+        let _stream = net.at("a").resume(vec![entry(&id, 7, true)]).await;
+        tokio::time::sleep(TTL).await;
+    };
+    tokio::select! {
+        _ = guard.lost() => false,
+        () = serving => true,
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_loses_nothing_while_the_lease_can_still_be_renewed() {
+    for phase in (0..12).map(|n| Duration::from_millis(250 * n)) {
+        assert!(survives(phase, Duration::from_secs(1)).await, "{phase:?}");
+    }
 }
