@@ -69,7 +69,7 @@ impl DetachedLock {
 
     fn credential(&self) -> Option<v1::SessionCredential> {
         let (session_id, secret) = (self.session_id.clone(), self.secret.clone());
-        Some(v1::SessionCredential { session_id, secret })
+        Some(v1::SessionCredential { session_id, secret, stream: 0 })
     }
 }
 
@@ -118,7 +118,7 @@ impl Client {
             }
         };
         let ttl = self.keep_alive_detached(&session).await?;
-        let v1::SessionCredential { session_id, secret } = session;
+        let v1::SessionCredential { session_id, secret, .. } = session;
         let (token, request_id) = granted;
         Ok(DetachedLock { name, token, ttl, session_id, secret, request_id })
     }
@@ -209,7 +209,7 @@ impl Client {
 
     async fn open_detached(&self, ttl: Duration) -> Result<v1::OpenSessionResponse, Error> {
         let client = Some(self.shared().info.clone());
-        let message = v1::OpenSessionRequest { ttl: ttl.try_into().ok(), client };
+        let message = v1::OpenSessionRequest { ttl: ttl.try_into().ok(), client, session: None };
         let call = Call::new("open session");
         // A session that nobody knows of ends with its TTL.
         self.unary(call, Repeat::Harmless, |channel, metadata: Metadata| {

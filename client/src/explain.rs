@@ -98,7 +98,7 @@ impl Client {
     pub async fn explain(&self, name: impl Into<String>) -> Result<Explanation, Error> {
         let name = name.into();
         let call = Call::new("explain").on(name.as_str());
-        let message = v1::ExplainRequest { namespace: self.namespace(), name };
+        let message = v1::ExplainRequest { namespace: self.namespace(), name, page_size: 0 };
         let answer = self.unary(call.clone(), Repeat::Harmless, |channel, metadata: Metadata| {
             let request = metadata.request(message.clone());
             async move { LockServiceClient::new(channel).explain(request).await }

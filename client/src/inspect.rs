@@ -114,7 +114,7 @@ impl Client {
     pub async fn get(&self, name: impl Into<String>) -> Result<Option<LockInfo>, Error> {
         let name = name.into();
         let call = Call::new("get").on(name.as_str());
-        let message = v1::GetRequest { namespace: self.namespace(), name };
+        let message = v1::GetRequest { namespace: self.namespace(), name, page_size: 0, after: 0 };
         let answer = self.unary(call.clone(), Repeat::Harmless, |channel, metadata: Metadata| {
             let request = metadata.request(message.clone());
             async move { LockServiceClient::new(channel).get(request).await }

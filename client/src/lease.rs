@@ -15,6 +15,19 @@ use lockd_proto::clock::Instant;
 /// The share by which keepalives are sent earlier or later.
 pub(crate) const KEEPALIVE_JITTER: f64 = 0.1;
 
+/// What an attempt to resume is given at least.
+const SHORTEST_ATTEMPT: Duration = Duration::from_millis(250);
+
+/// The shortest limit on the pause between attempts to resume, so that many clients together do
+/// not keep a server busy that is about to come back.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(200);
+
+/// The longest pause once a renewal is late.
+const LONGEST_LATE_PAUSE: Duration = Duration::from_millis(500);
+
+/// The limit on the pause when less than two of [`SHORTEST_PAUSE`] are left.
+const SHORTEST_LAST_PAUSE: Duration = Duration::from_millis(20);
+
 /// A lease that was granted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Lease {
@@ -60,6 +73,34 @@ impl Lease {
 
     pub(crate) fn ttl(&self) -> Duration {
         self.ttl
+    }
+
+    /// How long an attempt to resume may take: a fifth of the TTL, or 1 s of a shorter one. While
+    /// the lease can still be renewed, at most half of what is left, so that an address that does
+    /// not answer leaves time for another one.
+    pub(crate) fn attempt_timeout(&self, now: Instant) -> Duration {
+        let timeout = (self.ttl / 5).max(Duration::from_secs(1));
+        match self.left(now) {
+            Duration::ZERO => timeout,
+            left => timeout.min((left / 2).max(SHORTEST_ATTEMPT)),
+        }
+    }
+
+    /// The pause before the next attempt to resume: the `usual` one, or a shorter one while the
+    /// lease can still be renewed. An attempt that comes too late loses all that is held.
+    pub(crate) fn retry_pause(&self, now: Instant, usual: Duration) -> Duration {
+        let left = self.left(now);
+        let longest = match self.standing(now) {
+            Standing::Expired => return usual,
+            Standing::Late => LONGEST_LATE_PAUSE,
+            Standing::Current => left,
+        };
+        let shortest = SHORTEST_PAUSE.min(left / 2).max(SHORTEST_LAST_PAUSE);
+        usual.min((left / 8).min(longest).max(shortest))
+    }
+
+    fn left(&self, now: Instant) -> Duration {
+        self.safe_until().saturating_duration_since(now)
     }
 
     /// Until when nobody else can have been granted what this lease holds.

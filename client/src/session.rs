@@ -8,6 +8,7 @@
 //! ```
 
 mod actor;
+mod identity;
 mod keepalive;
 mod link;
 mod outbox;

@@ -3,6 +3,7 @@
 
 mod deadlines;
 mod fake;
+mod frames;
 mod loss;
 mod primitives;
 mod release;
@@ -10,7 +11,7 @@ mod resume;
 
 use std::time::Duration;
 
-use lockd_proto::v1::attach_request::Message as Ask;
+use lockd_proto::v1::client_message::Message as Ask;
 
 use crate::{Client, Context, Guard};
 use fake::{Net, Stream};

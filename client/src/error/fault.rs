@@ -58,6 +58,11 @@ impl Fault {
         Self::new(ErrorKind::Unavailable, message)
     }
 
+    /// The same, at this address.
+    pub(crate) fn at(self, address: &str) -> Self {
+        Self { message: format!("{address}: {}", self.message), ..self }
+    }
+
     pub(crate) fn lost(reason: LossReason) -> Self {
         Self { loss: Some(reason.clone()), ..Self::new(ErrorKind::Lost, reason.to_string()) }
     }

@@ -106,3 +106,35 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn pauses_between_attempts_shrink_as_the_lease_runs_out() {
+    let (sent, usual) = (start(), Duration::from_secs(3));
+    let lease = Lease::granted(sent, Duration::from_secs(15));
+    for (after, pause) in [
+        (0, 1_806),
+        // Late, so it is asked more often.
+        (4_800, 500),
+        (12_050, 300),
+        (13_450, 200),
+        (14_250, 100),
+        (14_440, 20),
+        // Nothing is left to be saved.
+        (14_450, 3_000),
+    ] {
+        let at = sent + millis(after);
+        assert_eq!(lease.retry_pause(at, usual).as_millis(), pause, "{after} ms");
+        assert_eq!(lease.retry_pause(at, millis(10)), millis(10), "a shorter one stays");
+    }
+}
+
+#[test]
+fn an_attempt_leaves_time_for_another_one() {
+    let sent = start();
+    let lease = Lease::granted(sent, Duration::from_secs(15));
+    for (after, timeout) in [(0, 3_000), (10_450, 2_000), (14_250, 250), (14_450, 3_000)] {
+        assert_eq!(lease.attempt_timeout(sent + millis(after)), millis(timeout), "{after} ms");
+    }
+    let shortest = Lease::granted(sent, Duration::from_secs(1));
+    assert_eq!(shortest.attempt_timeout(sent), millis(365));
+}

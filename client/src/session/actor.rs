@@ -11,18 +11,20 @@ use lockd_proto::{
     SessionId,
     clock::Instant,
     retry::{Policy, Retry},
-    v1::{self, attach_request::Message as Ask},
+    v1::{self, client_message::Message as Ask},
 };
 use tokio::sync::{mpsc, watch};
+use tonic::transport::Channel;
 
 use super::{
     Census, Command, Shared,
+    identity::Identity,
     keepalive::Keepalive,
-    link::{self, LinkEvent, LinkState, Opened},
+    link::{self, Attach, LinkEvent, LinkState, Opened},
     requests::Requests,
 };
 use crate::{
-    error::{ErrorKind, Fault},
+    error::Fault,
     held::LossReason,
     lease::{self, Lease, Standing},
 };
@@ -30,12 +32,17 @@ use crate::{
 /// A moment that is looked at again when nothing else is due.
 const IDLE: Duration = Duration::from_secs(3600);
 
+/// The most commands that are taken before what follows from them is sent.
+const BATCH: usize = 1024;
+
 /// The session's task.
 pub(super) struct Actor {
     shared: Arc<Shared>,
     ttl: Duration,
     commands: mpsc::Receiver<Command>,
     requests: Requests,
+    /// From the first open to the end of the session.
+    identity: Option<Identity>,
     session: Option<Session>,
     link: LinkState,
     /// Whose turn it is among the addresses.
@@ -48,7 +55,6 @@ pub(super) struct Actor {
 /// A session that the server knows.
 struct Session {
     id: SessionId,
-    credential: v1::SessionCredential,
     lease: Lease,
     standing: Standing,
     safe_until: watch::Sender<Instant>,
@@ -74,6 +80,7 @@ impl Actor {
             ttl,
             commands,
             requests: Requests::default(),
+            identity: None,
             session: None,
             link: LinkState::Down { not_before: now },
             turn: shared.endpoints.preferred(),
@@ -92,10 +99,12 @@ impl Actor {
         let mut stopped = pin!(stop.cancelled());
         let mut armed = None;
         let mut timer = pin!(clock.sleep_until(clock.now()));
+        let mut batch = vec![];
         loop {
             let now = clock.now();
             self.keep_time(now);
             self.settle(now);
+            self.link.flush(&mut self.requests.outbox);
             if self.is_over() {
                 break;
             }
@@ -104,10 +113,10 @@ impl Actor {
                 armed = Some(wake);
                 timer.set(clock.sleep_until(wake));
             }
-            // Every arm is cancel safe: a channel's recv, the link's events, a timer, a token.
+            // Every arm is cancel safe: a channel's recv_many, the link's events, a timer, a token.
             tokio::select! {
-                command = self.commands.recv(), if self.life == Life::Serving => {
-                    self.command(command);
+                _ = self.commands.recv_many(&mut batch, BATCH), if self.life == Life::Serving => {
+                    self.commands(&mut batch);
                 }
                 event = self.link.event(&self.requests.outbox) => self.link_event(event),
                 () = &mut timer => armed = None,
@@ -118,84 +127,125 @@ impl Actor {
         self.requests.session_gone(&LossReason::SessionClosed);
     }
 
-    fn command(&mut self, command: Option<Command>) {
-        match command {
-            Some(Command::Acquire(acquire)) => {
-                self.requests.acquire(*acquire, self.shared.clock.now());
-            }
-            Some(Command::Abandon(id)) => self.requests.abandon(id),
-            Some(Command::Desert(id)) => self.requests.desert(id),
-            Some(Command::Release(id, reply)) => self.requests.release(id, reply),
-            Some(Command::Update(id, change, reply)) => self.requests.update(id, change, reply),
-            Some(Command::Count(reply)) => drop(reply.send(self.census())),
-            // Without handles there is nobody to serve.
-            Some(Command::Close) | None => {
-                self.life = Life::Closing;
-                self.drain_commands();
-                self.requests.closing();
-            }
+    /// Applies commands, all that are ready; none if there are no handles any more.
+    fn commands(&mut self, batch: &mut Vec<Command>) {
+        let mut over = batch.is_empty();
+        for command in batch.drain(..) {
+            over |= matches!(command, Command::Close);
+            self.command(command);
+        }
+        if over {
+            self.wind_up();
         }
     }
 
-    /// What was asked before the end: releases count, acquires are denied with the rest.
-    fn drain_commands(&mut self) {
+    fn command(&mut self, command: Command) {
+        match command {
+            Command::Acquire(acquire) => {
+                self.requests.acquire(*acquire, self.shared.clock.now());
+            }
+            Command::Abandon(id) => self.requests.abandon(id),
+            Command::Desert(id) => self.requests.desert(id),
+            Command::Release(id, reply) => self.requests.release(id, reply),
+            Command::Update(id, change, reply) => self.requests.update(id, change, reply),
+            Command::Count(reply) => drop(reply.send(self.census())),
+            Command::Close => {}
+        }
+    }
+
+    /// Begins the end. What was asked before it: releases count, acquires are denied with the
+    /// rest.
+    fn wind_up(&mut self) {
+        self.life = Life::Closing;
         self.commands.close();
         while let Ok(command) = self.commands.try_recv() {
-            match command {
-                Command::Acquire(acquire) => {
-                    self.requests.acquire(*acquire, self.shared.clock.now());
-                }
-                Command::Abandon(id) => self.requests.abandon(id),
-                Command::Desert(id) => self.requests.desert(id),
-                Command::Release(id, reply) => self.requests.release(id, reply),
-                Command::Update(id, change, reply) => self.requests.update(id, change, reply),
-                Command::Count(reply) => drop(reply.send(self.census())),
-                Command::Close => {}
-            }
+            self.command(command);
         }
+        self.requests.closing();
     }
 
     fn census(&self) -> Census {
-        let credential = self.session.as_ref().map(|session| session.credential.clone());
+        let identity = self.identity.as_ref().filter(|_| self.session.is_some());
+        let credential = identity.map(Identity::unnumbered);
         Census { credential, open: self.requests.census() }
     }
 
     fn is_over(&self) -> bool {
-        let opening = matches!(self.link, LinkState::Opening(_));
+        let opening = matches!(self.link, LinkState::Connecting { .. } | LinkState::Attaching(_));
         self.life != Life::Serving && self.session.is_none() && !opening
     }
 
     /// Opens a stream where one is needed, and asks for the end where it is time.
     fn settle(&mut self, now: Instant) {
-        let done = self.life == Life::Closing && !self.requests.is_leaving();
-        if done && self.requests.outbox.push(Ask::Close(v1::Close {})) {
-            self.life = Life::CloseSent;
-        }
+        self.ask_for_the_end();
         let LinkState::Down { not_before } = self.link else { return };
-        let over = self.session.as_ref().is_none_or(|session| now >= session.lease.over_at());
-        if over && (self.requests.is_empty() || self.life != Life::Serving) {
+        if self.is_unneeded(now) {
             self.give_up_session(&LossReason::Expired);
             return;
         }
         if now < not_before {
             return;
         }
-        let (hello, timeout) = match &self.session {
-            Some(session) => {
-                let session_credential = Some(session.credential.clone());
-                let timeout = (session.lease.ttl() / 5).max(Duration::from_secs(1));
-                let timeout = timeout.min(self.shared.connect_timeout);
-                (Ask::Resume(v1::Resume { session: session_credential }), timeout)
-            }
-            None => (self.open_request(), self.shared.connect_timeout),
-        };
-        let opening = link::open(Arc::clone(&self.shared), self.turn, hello, timeout);
-        self.link = LinkState::Opening(Box::pin(opening));
+        let longest = self.shared.connect_timeout;
+        let lease = self.session.as_ref().map(|session| session.lease.attempt_timeout(now));
+        let timeout = lease.map_or(longest, |timeout| timeout.min(longest));
+        let connecting = link::connect(Arc::clone(&self.shared), self.turn, timeout);
+        self.link = LinkState::Connecting { by: now + timeout, connecting: Box::pin(connecting) };
     }
 
-    fn open_request(&self) -> Ask {
-        let ttl = self.ttl.try_into().ok();
-        Ask::Open(v1::OpenSessionRequest { ttl, client: Some(self.shared.info.clone()) })
+    /// Has the session end. What was released without a caller that waits for the outcome ends
+    /// before it, in the same frame.
+    fn ask_for_the_end(&mut self) {
+        let done = self.life == Life::Closing && !self.requests.is_awaited();
+        if done && self.requests.outbox.push(Ask::Close(v1::Close {})) {
+            self.life = Life::CloseSent;
+        }
+    }
+
+    /// Whether there is nothing at any server that this session still needs a stream for.
+    fn is_unneeded(&self, now: Instant) -> bool {
+        let idle = self.requests.is_empty() || self.life != Life::Serving;
+        match (&self.session, &self.identity) {
+            (Some(session), _) => idle && now >= session.lease.over_at(),
+            // What an open without an answer may have left behind ends with its TTL.
+            (None, Some(identity)) => {
+                idle || (!self.requests.is_waiting() && now >= identity.over_at)
+            }
+            (None, None) => idle,
+        }
+    }
+
+    /// There is a connection: the first frame opens or resumes the session, and asks for all that
+    /// is ready by now.
+    fn connected(&mut self, channel: Channel, now: Instant) {
+        let LinkState::Connecting { by, .. } = self.link else { return };
+        let hello = match self.hello(now) {
+            Ok(hello) => hello,
+            Err(fault) => return self.link_broken(fault),
+        };
+        self.requests.begin(hello, now);
+        self.ask_for_the_end();
+        let first = self.requests.outbox.frame();
+        let timeout = by.saturating_duration_since(now);
+        let attach = Attach { channel, turn: self.turn, first, sent: now, timeout };
+        let attaching = link::attach(Arc::clone(&self.shared), attach);
+        self.link = LinkState::Attaching(Box::pin(attaching));
+    }
+
+    fn hello(&mut self, now: Instant) -> Result<Ask, Fault> {
+        let identity = match &mut self.identity {
+            Some(identity) => identity,
+            none => none.insert(Identity::random(now)?),
+        };
+        let session = Some(identity.next_stream());
+        if self.session.is_some() {
+            return Ok(Ask::Resume(v1::Resume { session, open: self.requests.reopen() }));
+        }
+        if self.requests.is_waiting() {
+            identity.over_at = now + self.ttl + lockd_proto::safety_margin(self.ttl) * 2;
+        }
+        let (ttl, client) = (self.ttl.try_into().ok(), Some(self.shared.info.clone()));
+        Ok(Ask::Open(v1::OpenSessionRequest { ttl, client, session }))
     }
 
     /// What is due by the clock alone.
@@ -237,7 +287,7 @@ impl Actor {
         let timeout = session.map(|session| lease::reply_timeout(session.lease.ttl()));
         let link = match (&self.link, self.keepalive.open) {
             (LinkState::Down { not_before }, _) => Some(*not_before),
-            (LinkState::Opening(_), _) => None,
+            (LinkState::Connecting { .. } | LinkState::Attaching(_), _) => None,
             (LinkState::Up(_), Some((_, sent))) => timeout.map(|timeout| sent + timeout),
             (LinkState::Up(_), None) => session.map(|_| self.keepalive.due),
         };
@@ -251,47 +301,43 @@ impl Actor {
         let now = self.shared.clock.now();
         self.keep_time(now);
         match event {
-            LinkEvent::Writable => {
-                if let LinkState::Up(link) = &self.link {
-                    link.write(&mut self.requests.outbox);
-                }
+            // What is ready is sent in every turn.
+            LinkEvent::Writable => {}
+            LinkEvent::Connected(Ok(channel)) => self.connected(channel, now),
+            LinkEvent::Opened(Ok(opened)) => self.attached(*opened, now),
+            LinkEvent::Connected(Err(fault)) | LinkEvent::Opened(Err(fault)) => {
+                self.not_opened(fault, now);
             }
-            LinkEvent::Opened(Ok(opened)) => self.attached(opened, now),
-            LinkEvent::Opened(Err(fault)) => self.not_opened(fault, now),
             // The clock may just have ended the stream that this came from.
-            LinkEvent::Broken(_) | LinkEvent::Told(_) if !matches!(self.link, LinkState::Up(_)) => {
-            }
+            LinkEvent::Broken(_) | LinkEvent::Frame(_)
+                if !matches!(self.link, LinkState::Up(_)) => {}
             LinkEvent::Broken(fault) => self.link_broken(fault),
-            LinkEvent::Told(told) => self.told(told, now),
+            LinkEvent::Frame(frame) => self.frame(frame, now),
         }
     }
 
     fn attached(&mut self, opened: Opened, now: Instant) {
-        let Opened { link, sent, attached } = opened;
+        let Opened { link, sent, attached, rest } = opened;
         let ttl = attached.ttl.and_then(|ttl| Duration::try_from(ttl).ok());
         let Some(ttl) = ttl.filter(|ttl| !ttl.is_zero()) else {
             return self.not_opened(Fault::protocol("the server granted no ttl"), now);
         };
-        match &mut self.session {
-            Some(session) => {
-                session.renew(sent, ttl);
-                self.requests.resumed(&attached.entries, now);
-            }
-            None => match Session::new(attached.session, Lease::granted(sent, ttl)) {
-                Ok(session) => {
-                    self.session = Some(session);
-                    self.requests.opened(now);
-                }
-                Err(fault) => return self.not_opened(fault, now),
-            },
+        let Some(id) = self.identity.as_ref().map(Identity::id) else { return };
+        if attached.session.is_some_and(|session| session.session_id != id.to_string()) {
+            return self.not_opened(Fault::protocol("the server attached another session"), now);
         }
+        match &mut self.session {
+            Some(session) => session.renew(sent, ttl),
+            None => self.session = Some(Session::new(id, Lease::granted(sent, ttl))),
+        }
+        self.requests.attached(&attached.entries);
         self.shared.endpoints.prefer(link.turn);
         self.keepalive.start(sent, ttl);
         self.link = LinkState::Up(Box::new(link));
         let address = self.shared.endpoints.name(self.turn);
-        let id = self.session.as_ref().map(|session| session.id);
-        tracing::debug!(session = ?id, address, replica = attached.replica, "attached");
+        tracing::debug!(session = %id, address, replica = attached.replica, "attached");
         self.keep_time(now);
+        self.frame(rest, now);
     }
 
     fn not_opened(&mut self, fault: Fault, now: Instant) {
@@ -302,6 +348,7 @@ impl Actor {
         if self.session.is_none() && !fault.is_transient() {
             // Trying again would not help: a ttl out of range, or a server of another kind.
             self.requests.fail_waiting(&fault);
+            self.give_up_session(&LossReason::Expired);
         }
         self.link_broken(fault);
     }
@@ -318,10 +365,14 @@ impl Actor {
         // The first attempt after a stream that worked comes at once.
         let worked = matches!(self.link, LinkState::Up(_)) && self.keepalive.acknowledged();
         let pause = if worked { None } else { self.retry.next_delay() }.unwrap_or_default();
-        self.link = LinkState::Down { not_before: self.shared.clock.now() + pause };
+        let now = self.shared.clock.now();
+        let lease = self.session.as_ref().map(|session| session.lease);
+        let pause = lease.map_or(pause, |lease| lease.retry_pause(now, pause));
+        self.link = LinkState::Down { not_before: now + pause };
     }
 
     fn give_up_session(&mut self, reason: &LossReason) {
+        self.identity = None;
         if let Some(session) = self.session.take() {
             tracing::debug!(session = %session.id, %reason, "the session is over");
         }
@@ -332,13 +383,9 @@ impl Actor {
 }
 
 impl Session {
-    fn new(credential: Option<v1::SessionCredential>, lease: Lease) -> Result<Self, Fault> {
-        let credential =
-            credential.ok_or_else(|| Fault::protocol("the server named no session"))?;
-        let id = credential.session_id.parse();
-        let id = id.map_err(|error| Fault::new(ErrorKind::Protocol, format!("{error}")))?;
+    fn new(id: SessionId, lease: Lease) -> Self {
         let safe_until = watch::Sender::new(lease.safe_until());
-        Ok(Self { id, credential, lease, standing: Standing::Current, safe_until })
+        Self { id, lease, standing: Standing::Current, safe_until }
     }
 
     /// Publishes the renewal. The standing follows at the next look at the clock.

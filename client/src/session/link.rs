@@ -1,30 +1,31 @@
-//! A stream to one server: opening it, and its events.
+//! A stream to one server: connecting, attaching, and its frames.
 
 use std::{sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
 use lockd_proto::{
-    clock::{Clock, Instant},
+    clock::Instant,
     v1::{
-        self, AttachRequest, attach_request::Message as Ask, attach_response::Message as Told,
+        self, AttachRequest, AttachResponse, ServerMessage, server_message::Message as Told,
         session_service_client::SessionServiceClient,
     },
 };
-use tokio::sync::mpsc::{self, error::TrySendError};
+use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::Streaming;
+use tonic::{Streaming, transport::Channel};
 
 use super::{Shared, outbox::Outbox};
 use crate::error::{ErrorKind, Fault};
 
-/// Messages between the session's task and the transport.
-const WINDOW: usize = 64;
+/// Frames between the session's task and the transport. Few: what does not fit stays in the
+/// outbox, where it joins the next frame.
+const WINDOW: usize = 8;
 
 /// A stream on which the session is attached.
 #[derive(Debug)]
 pub(super) struct Link {
     up: mpsc::Sender<AttachRequest>,
-    down: Streaming<v1::AttachResponse>,
+    down: Streaming<AttachResponse>,
     /// Whose turn it was.
     pub(super) turn: usize,
 }
@@ -33,27 +34,44 @@ pub(super) struct Link {
 #[derive(Debug)]
 pub(super) struct Opened {
     pub(super) link: Link,
-    /// When the first message was sent, from which the lease counts.
+    /// When the first frame was sent, from which the lease counts.
     pub(super) sent: Instant,
     pub(super) attached: v1::Attached,
+    /// What the server's first frame holds behind `attached`.
+    pub(super) rest: AttachResponse,
 }
 
 /// Whether there is a stream.
 pub(super) enum LinkState {
     /// There is none, and none is tried before this moment.
     Down { not_before: Instant },
-    /// One is being opened.
-    Opening(BoxFuture<'static, Result<Opened, Fault>>),
+    /// A connection is being made; the session has to be attached by this moment.
+    Connecting { by: Instant, connecting: BoxFuture<'static, Result<Channel, Fault>> },
+    /// The first frame was sent.
+    Attaching(BoxFuture<'static, Result<Opened, Fault>>),
     /// There is one.
     Up(Box<Link>),
 }
 
 /// What happened on the stream.
 pub(super) enum LinkEvent {
-    Opened(Result<Opened, Fault>),
-    Told(Told),
+    Connected(Result<Channel, Fault>),
+    Opened(Result<Box<Opened>, Fault>),
+    Frame(AttachResponse),
     Broken(Fault),
     Writable,
+}
+
+/// What opening a stream needs.
+#[derive(Debug)]
+pub(super) struct Attach {
+    pub(super) channel: Channel,
+    /// Whose turn it is.
+    pub(super) turn: usize,
+    /// Opens or resumes the session, and asks for all that is ready.
+    pub(super) first: AttachRequest,
+    pub(super) sent: Instant,
+    pub(super) timeout: Duration,
 }
 
 impl LinkState {
@@ -64,8 +82,16 @@ impl LinkState {
     pub(super) async fn event(&mut self, outbox: &Outbox) -> LinkEvent {
         match self {
             Self::Down { .. } => std::future::pending().await,
-            Self::Opening(opening) => LinkEvent::Opened(opening.await),
+            Self::Connecting { connecting, .. } => LinkEvent::Connected(connecting.await),
+            Self::Attaching(attaching) => LinkEvent::Opened(attaching.await.map(Box::new)),
             Self::Up(link) => link.event(!outbox.is_empty()).await,
+        }
+    }
+
+    /// Sends what is ready, as far as the transport takes it.
+    pub(super) fn flush(&self, outbox: &mut Outbox) {
+        if let Self::Up(link) = self {
+            link.flush(outbox);
         }
     }
 }
@@ -73,11 +99,8 @@ impl LinkState {
 impl Link {
     async fn event(&mut self, has_messages: bool) -> LinkEvent {
         tokio::select! {
-            told = self.down.message() => match told {
-                Ok(Some(v1::AttachResponse { message: Some(told) })) => LinkEvent::Told(told),
-                Ok(Some(v1::AttachResponse { message: None })) => {
-                    LinkEvent::Broken(Fault::protocol("the server sent an unknown message"))
-                }
+            frame = self.down.message() => match frame {
+                Ok(Some(frame)) => LinkEvent::Frame(frame),
                 Ok(None) => LinkEvent::Broken(Fault::unavailable("the server ended the stream")),
                 Err(status) => LinkEvent::Broken(Fault::from_status(status)),
             },
@@ -85,84 +108,88 @@ impl Link {
         }
     }
 
-    /// Writes as much as the transport takes. A stream that is closed says so when it is
-    /// read.
-    pub(super) fn write(&self, outbox: &mut Outbox) {
-        while let Some(message) = outbox.pop() {
-            match self.up.try_send(AttachRequest { message: Some(message) }) {
-                Ok(()) => {}
-                Err(TrySendError::Closed(_)) => return,
-                Err(TrySendError::Full(AttachRequest { message })) => {
-                    if let Some(message) = message {
-                        outbox.put_back(message);
-                    }
-                    return;
-                }
-            }
+    /// A stream that is closed reports it when it is read.
+    fn flush(&self, outbox: &mut Outbox) {
+        while !outbox.is_empty() {
+            let Ok(permit) = self.up.try_reserve() else { return };
+            permit.send(outbox.frame());
         }
     }
 }
 
-/// Opens a stream at the address whose turn it is. The connection is a new one: an old one
-/// may be dead without knowing it.
-pub(super) async fn open(
+/// Connects to the address whose turn it is. The connection is a new one: an old one may be dead
+/// without knowing it.
+pub(super) async fn connect(
     shared: Arc<Shared>,
     turn: usize,
-    hello: Ask,
     timeout: Duration,
-) -> Result<Opened, Fault> {
-    let address = shared.endpoints.name(turn).to_owned();
-    let attempt = attach(shared, turn, hello);
-    let opened = match tokio::time::timeout(timeout, attempt).await {
-        Ok(opened) => opened,
-        Err(_) => Err(Fault::unavailable(format!("no answer within {timeout:?}"))),
-    };
-    opened.map_err(|mut fault| {
-        fault.message = format!("{address}: {}", fault.message);
-        fault
-    })
+) -> Result<Channel, Fault> {
+    within(timeout, shared.endpoints.dial(turn))
+        .await
+        .map_err(|fault| fault.at(shared.endpoints.name(turn)))
 }
 
-async fn attach(shared: Arc<Shared>, turn: usize, hello: Ask) -> Result<Opened, Fault> {
-    let channel = shared.endpoints.dial(turn).await?;
+/// Opens a stream on a connection, and attaches the session to it.
+pub(super) async fn attach(shared: Arc<Shared>, attach: Attach) -> Result<Opened, Fault> {
+    let Attach { turn, timeout, .. } = attach;
+    within(timeout, attached(attach)).await.map_err(|fault| fault.at(shared.endpoints.name(turn)))
+}
+
+async fn within<T>(
+    timeout: Duration,
+    attempt: impl Future<Output = Result<T, Fault>>,
+) -> Result<T, Fault> {
+    match tokio::time::timeout(timeout, attempt).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(Fault::unavailable(format!("no answer within {timeout:?}"))),
+    }
+}
+
+async fn attached(attach: Attach) -> Result<Opened, Fault> {
+    let Attach { channel, turn, first, sent, .. } = attach;
     let (up, requests) = mpsc::channel(WINDOW);
-    let sent = now_and_queue(&shared.clock, &up, hello)?;
+    if up.try_send(first).is_err() {
+        return Err(Fault::unavailable("the stream is closed"));
+    }
     let mut client = SessionServiceClient::new(channel);
     let response = client.attach(ReceiverStream::new(requests)).await;
     let mut down = response.map_err(Fault::from_status)?.into_inner();
-    let first = down.message().await.map_err(Fault::from_status)?;
-    match first.and_then(|first| first.message) {
-        Some(Told::Attached(attached)) => {
-            Ok(Opened { link: Link { up, down, turn }, sent, attached })
+    let frame = down.message().await.map_err(Fault::from_status)?;
+    let (attached, rest) = greeting(frame)?;
+    Ok(Opened { link: Link { up, down, turn }, sent, attached, rest })
+}
+
+/// Takes the first message of the server's first frame off.
+fn greeting(frame: Option<AttachResponse>) -> Result<(v1::Attached, AttachResponse), Fault> {
+    let ended = || Fault::unavailable("the server ended the stream");
+    let AttachResponse { messages, durable } = frame.ok_or_else(ended)?;
+    let mut messages = messages.into_iter();
+    match messages.next() {
+        Some(ServerMessage { message: Some(Told::Attached(attached)) }) => {
+            Ok((attached, AttachResponse { messages: messages.collect(), durable }))
         }
-        Some(Told::GoAway(go_away)) => Err(Fault::from_wire(go_away.failure)),
-        Some(Told::Ended(_)) => {
+        Some(ServerMessage { message: Some(Told::GoAway(go_away)) }) => {
+            Err(Fault::from_wire(go_away.failure))
+        }
+        Some(ServerMessage { message: Some(Told::Ended(_)) }) => {
             let reason = Some(v1::Reason::SessionNotFound);
             Err(Fault { reason, ..Fault::new(ErrorKind::NotFound, "the session has ended") })
         }
-        Some(
-            Told::KeepAliveAck(_)
-            | Told::Queued(_)
-            | Told::Granted(_)
-            | Told::Refused(_)
-            | Told::Failed(_)
-            | Told::Released(_)
-            | Told::Lost(_)
-            | Told::Updated(_)
-            | Told::YieldRequested(_),
-        ) => Err(Fault::protocol("the server's first message was not Attached")),
-        None => Err(Fault::unavailable("the server ended the stream")),
-    }
-}
-
-fn now_and_queue(
-    clock: &Clock,
-    up: &mpsc::Sender<AttachRequest>,
-    hello: Ask,
-) -> Result<Instant, Fault> {
-    let sent = clock.now();
-    match up.try_send(AttachRequest { message: Some(hello) }) {
-        Ok(()) => Ok(sent),
-        Err(_) => Err(Fault::unavailable("the stream is closed")),
+        Some(ServerMessage {
+            message:
+                Some(
+                    Told::KeepAliveAck(_)
+                    | Told::Queued(_)
+                    | Told::Granted(_)
+                    | Told::Refused(_)
+                    | Told::Failed(_)
+                    | Told::Released(_)
+                    | Told::Lost(_)
+                    | Told::Updated(_)
+                    | Told::YieldRequested(_),
+                )
+                | None,
+        })
+        | None => Err(Fault::protocol("the server's first message was not Attached")),
     }
 }

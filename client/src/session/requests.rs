@@ -8,6 +8,7 @@
 //! A request is followed until the server has answered, over any number of streams, so that
 //! nothing is left behind at the server.
 
+mod kept;
 mod resume;
 mod update;
 
@@ -21,9 +22,11 @@ use lockd_proto::{
     FencingToken, RequestId, SessionId,
     clock::{Clock, Instant},
     retry::{Policy, Retry},
-    v1::{self, attach_request::Message},
+    v1::{self, client_message::Message},
 };
 use tokio::sync::{oneshot, watch};
+
+use kept::Kept;
 
 use super::{
     Acquire, AcquireReply, Denied, Granted, Progress, Refused, ReleaseReply, UpdateReply, Wait,
@@ -49,15 +52,22 @@ pub(super) struct Requests {
     open: HashMap<RequestId, Request>,
     /// When requests are asked again; what a request does not say of itself any more is void.
     again: BTreeSet<(Instant, RequestId)>,
+    /// How many acquires there were.
+    acquires: u64,
+    /// Releases that were answered, and that a power failure may undo.
+    kept: Kept,
     pub(super) outbox: Outbox,
 }
 
 #[derive(Debug)]
 struct Request {
     phase: Phase,
+    /// Its place among the acquires of this session; zero once it is no acquire any more.
+    place: u64,
     /// When to ask again, after a failure that may pass.
     again_at: Option<Instant>,
-    retry: Retry,
+    /// Made at the first failure.
+    retry: Option<Box<Retry>>,
 }
 
 #[derive(Debug)]
@@ -96,7 +106,7 @@ pub(super) struct Grantor<'a> {
 
 impl Request {
     fn new(phase: Phase) -> Self {
-        Self { phase, again_at: None, retry: Retry::new(Policy::default()) }
+        Self { phase, place: 0, again_at: None, retry: None }
     }
 }
 
@@ -118,10 +128,19 @@ impl Requests {
         self.open.values().map(phase).collect()
     }
 
-    /// Whether a release or a cancel is still to be answered.
-    pub(super) fn is_leaving(&self) -> bool {
-        let leaving = |r: &Request| matches!(r.phase, Phase::Releasing(..) | Phase::Leaving);
-        self.open.values().any(leaving)
+    /// Whether an acquire is still to be answered.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.open.values().any(|request| matches!(request.phase, Phase::Waiting(..)))
+    }
+
+    /// Whether a caller waits for the outcome of a release.
+    pub(super) fn is_awaited(&self) -> bool {
+        self.open.values().any(|request| matches!(request.phase, Phase::Releasing(Some(_), _)))
+    }
+
+    /// All up to this place in the log survives a power failure.
+    pub(super) fn durable(&mut self, position: u64) {
+        self.kept.durable(position);
     }
 
     pub(super) fn acquire(&mut self, acquire: Acquire, now: Instant) {
@@ -134,7 +153,9 @@ impl Requests {
             return;
         }
         let id = acquire.id;
-        self.open.insert(id, Request::new(Phase::Waiting(Box::new(acquire), Sent::Never)));
+        self.acquires += 1;
+        let waiting = Phase::Waiting(Box::new(acquire), Sent::Never);
+        self.open.insert(id, Request { place: self.acquires, ..Request::new(waiting) });
         self.ask(id, now);
     }
 
@@ -176,7 +197,6 @@ impl Requests {
                 let message = Message::Acquire(wire(acquire, now));
                 if self.outbox.push(message) {
                     *sent = Sent::Maybe;
-                    acquire.progress.send_modify(|progress| progress.trouble = None);
                 }
             }
             Phase::Held(_, _, updates) => {
@@ -278,9 +298,11 @@ impl Requests {
         }
     }
 
-    pub(super) fn released(&mut self, id: RequestId, outcome: v1::ReleaseOutcome) {
+    /// A release was answered. One whose `position` is not zero may still be undone.
+    pub(super) fn released(&mut self, id: RequestId, outcome: v1::ReleaseOutcome, position: u64) {
         match self.open.remove(&id) {
             Some(Request { phase: Phase::Releasing(reply, doubt), .. }) => {
+                self.kept.keep(position, id);
                 let released = match (outcome, doubt) {
                     (v1::ReleaseOutcome::Released, _) => Released::Released,
                     (v1::ReleaseOutcome::AlreadyLost, Doubt::None) => Released::AlreadyLost,
@@ -309,7 +331,9 @@ impl Requests {
             {
                 *doubt = Doubt::MayBeDone;
             }
-            let pause = request.retry.next_delay().unwrap_or_default();
+            let retry =
+                request.retry.get_or_insert_with(|| Box::new(Retry::new(Policy::default())));
+            let pause = retry.next_delay().unwrap_or_default();
             let again_at = now + pause.max(fault.retry_after.unwrap_or_default());
             request.again_at = Some(again_at);
             self.again.insert((again_at, id));

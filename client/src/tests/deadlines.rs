@@ -126,7 +126,7 @@ async fn a_dropped_acquire_leaves_the_queue_and_gives_back_a_late_grant() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_acquire_dropped_before_it_was_sent_asks_nothing() {
+async fn an_acquire_that_ends_while_its_session_is_opened_leaves_the_queue() {
     let mut net = Net::of(&["a"]);
     let client = client(&net);
     let ctx = background(&client).with_timeout(THREE);
@@ -134,5 +134,6 @@ async fn an_acquire_dropped_before_it_was_sent_asks_nothing() {
     let error = client.lock("a").acquire(&ctx).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::DeadlineExceeded);
     let mut stream = net.at("a").attach(TTL).await;
-    stream.stays_silent(TTL).await;
+    let id = stream.expect_acquire().await.request_id;
+    assert_eq!(stream.expect_cancel().await, id);
 }

@@ -12,12 +12,12 @@ use std::{
 
 use hyper_util::rt::TokioIo;
 use lockd_proto::{
-    RequestId, SessionId,
+    RequestId,
     clock::Clock,
     v1::{
-        self, AttachRequest, AttachResponse,
-        attach_request::Message as Ask,
-        attach_response::Message as Told,
+        self, AttachRequest, AttachResponse, ServerMessage,
+        client_message::Message as Ask,
+        server_message::Message as Told,
         session_service_server::{SessionService, SessionServiceServer},
     },
 };
@@ -47,7 +47,20 @@ pub(super) struct Stream {
     asked: mpsc::Receiver<Ask>,
     down: mpsc::Sender<Result<AttachResponse, Status>>,
     muted: Arc<AtomicBool>,
-    session: SessionId,
+    seen: Arc<Mutex<Seen>>,
+}
+
+/// What a client has sent.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Seen {
+    /// How many messages each frame had, keepalives included.
+    pub(super) frames: Vec<usize>,
+    /// What the session was opened or resumed with.
+    pub(super) session: v1::SessionCredential,
+    /// What the client named as open when it resumed.
+    pub(super) open: Vec<Vec<u8>>,
+    /// The acquire that was asked for last.
+    pub(super) acquired: Vec<u8>,
 }
 
 struct Service {
@@ -148,10 +161,7 @@ impl FakeServer {
     pub(super) async fn resume(&mut self, entries: Vec<v1::AttachedEntry>) -> Stream {
         let mut stream = self.accept().await;
         match stream.next().await {
-            Ask::Resume(v1::Resume { session: Some(session) }) => {
-                assert_eq!(session.secret, "secret");
-                stream.session = session.session_id.parse().unwrap();
-            }
+            Ask::Resume(v1::Resume { session: Some(_), .. }) => {}
             other => panic!("expected a resume, got {other:?}"),
         }
         stream.attached(super::TTL, entries).await;
@@ -203,19 +213,30 @@ impl Stream {
     }
 
     pub(super) async fn tell(&self, told: Told) {
-        self.down.send(Ok(AttachResponse { message: Some(told) })).await.unwrap();
+        self.tell_all([told], 0).await;
+    }
+
+    /// One frame.
+    pub(super) async fn tell_all(&self, told: impl IntoIterator<Item = Told>, durable: u64) {
+        self.down.send(Ok(frame(told, durable))).await.unwrap();
+    }
+
+    /// What the client has sent on this stream.
+    pub(super) fn seen(&self) -> Seen {
+        self.seen.lock().unwrap().clone()
     }
 
     pub(super) async fn attached(&self, ttl: Duration, entries: Vec<v1::AttachedEntry>) {
-        let session_id = self.session.to_string();
-        let session = v1::SessionCredential { session_id, secret: "secret".to_owned() };
-        let attached = v1::Attached {
-            session: Some(session),
+        self.tell(self.greeting(ttl, entries)).await;
+    }
+
+    pub(super) fn greeting(&self, ttl: Duration, entries: Vec<v1::AttachedEntry>) -> Told {
+        Told::Attached(v1::Attached {
+            session: Some(self.seen().session),
             ttl: ttl.try_into().ok(),
             entries,
             replica: "fake".to_owned(),
-        };
-        self.tell(Told::Attached(attached)).await;
+        })
     }
 
     /// Ends the stream as a gRPC server does.
@@ -249,8 +270,7 @@ impl Stream {
     }
 
     pub(super) async fn released(&self, request_id: Vec<u8>, outcome: v1::ReleaseOutcome) {
-        let outcome = outcome.into();
-        self.tell(Told::Released(v1::Released { request_id, outcome })).await;
+        self.tell(release_answer(request_id, outcome, 0)).await;
     }
 
     pub(super) async fn failed(&self, request_id: &[u8], reason: v1::Reason) {
@@ -264,6 +284,20 @@ impl Stream {
 /// Fails a test that would wait for ever: far longer than any lease, on paused time.
 pub(super) async fn within_patience<T>(waiting: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(600), waiting).await.expect("it never came")
+}
+
+/// The answer to a release that is in the log at this place.
+pub(super) fn release_answer(
+    request_id: Vec<u8>,
+    outcome: v1::ReleaseOutcome,
+    position: u64,
+) -> Told {
+    Told::Released(v1::Released { request_id, outcome: outcome.into(), position })
+}
+
+fn frame(told: impl IntoIterator<Item = Told>, durable: u64) -> AttachResponse {
+    let message = |told| ServerMessage { message: Some(told) };
+    AttachResponse { messages: told.into_iter().map(message).collect(), durable }
 }
 
 /// An entry that a resumed session has.
@@ -286,10 +320,15 @@ impl SessionService for Service {
     ) -> Result<Response<Self::AttachStream>, Status> {
         let (down, told) = mpsc::channel(64);
         let (asks, asked) = mpsc::channel(64);
-        let muted = Arc::new(AtomicBool::new(false));
-        let reading = read(request.into_inner(), asks, down.clone(), Arc::clone(&muted));
+        let (muted, seen) = (Arc::new(AtomicBool::new(false)), Arc::default());
+        let stream = Stream { asked, down, muted, seen };
+        let reading = read(
+            request.into_inner(),
+            asks,
+            stream.down.clone(),
+            (Arc::clone(&stream.muted), Arc::clone(&stream.seen)),
+        );
         self.tasks.spawn(reading);
-        let stream = Stream { asked, down, muted, session: SessionId::random() };
         self.streams.send(stream).await.map_err(|_| Status::unavailable("the test is over"))?;
         Ok(Response::new(ReceiverStream::new(told)))
     }
@@ -321,7 +360,7 @@ async fn read(
     mut inbound: Streaming<AttachRequest>,
     asks: mpsc::Sender<Ask>,
     down: mpsc::Sender<Result<AttachResponse, Status>>,
-    muted: Arc<AtomicBool>,
+    (muted, seen): (Arc<AtomicBool>, Arc<Mutex<Seen>>),
 ) {
     let mut ttl = None;
     // The test drops its end of the stream to break it, so this end is a weak one.
@@ -330,25 +369,37 @@ async fn read(
         drop(down);
         weak
     };
-    while let Ok(Some(AttachRequest { message: Some(ask) })) = inbound.message().await {
-        match ask {
-            Ask::KeepAlive(v1::KeepAlive { sequence }) => {
-                if muted.load(Ordering::SeqCst) {
-                    continue;
+    while let Ok(Some(AttachRequest { messages })) = inbound.message().await {
+        seen.lock().unwrap().frames.push(messages.len());
+        for ask in messages.into_iter().filter_map(|message| message.message) {
+            match ask {
+                Ask::KeepAlive(v1::KeepAlive { sequence }) => {
+                    if muted.load(Ordering::SeqCst) {
+                        continue;
+                    }
+                    let ttl = ttl.unwrap_or(super::TTL).try_into().ok();
+                    let ack = Told::KeepAliveAck(v1::KeepAliveAck { sequence, ttl });
+                    let Some(down) = down.upgrade() else { return };
+                    if down.send(Ok(frame([ack], 0))).await.is_err() {
+                        return;
+                    }
                 }
-                let ttl = ttl.unwrap_or(super::TTL).try_into().ok();
-                let message = Some(Told::KeepAliveAck(v1::KeepAliveAck { sequence, ttl }));
-                let Some(down) = down.upgrade() else { return };
-                if down.send(Ok(AttachResponse { message })).await.is_err() {
-                    return;
-                }
-            }
-            ask => {
-                if let Ask::Open(open) = &ask {
-                    ttl = open.ttl.and_then(|ttl| Duration::try_from(ttl).ok());
-                }
-                if asks.send(ask).await.is_err() {
-                    return;
+                ask => {
+                    if let Ask::Open(open) = &ask {
+                        ttl = open.ttl.and_then(|ttl| Duration::try_from(ttl).ok());
+                        seen.lock().unwrap().session = open.session.clone().unwrap_or_default();
+                    }
+                    if let Ask::Acquire(acquire) = &ask {
+                        seen.lock().unwrap().acquired = acquire.request_id.clone();
+                    }
+                    if let Ask::Resume(resume) = &ask {
+                        let mut seen = seen.lock().unwrap();
+                        seen.session = resume.session.clone().unwrap_or_default();
+                        seen.open = resume.open.clone();
+                    }
+                    if asks.send(ask).await.is_err() {
+                        return;
+                    }
                 }
             }
         }

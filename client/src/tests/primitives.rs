@@ -1,6 +1,6 @@
 //! What the primitives ask of a session beside acquire and release.
 
-use lockd_proto::v1::{self, attach_request::Message as Ask, attach_response::Message as Told};
+use lockd_proto::v1::{self, client_message::Message as Ask, server_message::Message as Told};
 
 use super::{
     TTL, assert_send, background, client,

@@ -1,7 +1,7 @@
 //! Releasing: what was found is told, and nothing is forgotten on the way.
 
 use lockd_proto::v1::{
-    self, ReleaseOutcome, attach_request::Message as Ask, attach_response::Message as Told,
+    self, ReleaseOutcome, client_message::Message as Ask, server_message::Message as Told,
 };
 
 use super::{

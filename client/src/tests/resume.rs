@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lockd_proto::v1::{self, Reason, attach_response::Message as Told};
+use lockd_proto::v1::{self, Reason, server_message::Message as Told};
 
 use super::{
     TTL, background, client,

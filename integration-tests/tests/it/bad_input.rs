@@ -34,12 +34,12 @@ async fn malformed_requests_are_refused_by_name(world: World) {
     assert_eq!(refused(&mut raw, &session, short).await, "REQUEST_INVALID");
     for ttl in [Duration::from_millis(100), Duration::from_secs(3601)] {
         let ttl = Some(ttl.try_into().unwrap());
-        let request = v1::OpenSessionRequest { ttl, client: None };
+        let request = v1::OpenSessionRequest { ttl, client: None, session: None };
         let status = raw.sessions.open_session(request).await.unwrap_err();
         assert_eq!(reason(&status), "TTL_OUT_OF_RANGE");
         assert!(status.message().contains("3600s"), "it names the range: {status}");
     }
-    let huge = v1::Acquire { trace_id: "x".repeat(200_000), ..acquire_of("n", 1) };
+    let huge = v1::Acquire { trace_id: "x".repeat(300_000), ..acquire_of("n", 1) };
     let status = raw.acquire(&session, huge).await.unwrap_err();
     assert_eq!(status.code(), tonic::Code::OutOfRange, "{status}");
     let listed = world.client().await.list("").await.unwrap();

@@ -15,6 +15,7 @@ mod cli;
 mod drain;
 mod examples;
 mod fencing;
+mod frames;
 mod handoff;
 mod introspection;
 mod layers;

@@ -252,7 +252,7 @@ impl Raw {
 
     pub(crate) async fn open(&mut self, ttl: Duration) -> v1::SessionCredential {
         let ttl = Some(ttl.try_into().unwrap());
-        let request = v1::OpenSessionRequest { ttl, client: None };
+        let request = v1::OpenSessionRequest { ttl, client: None, session: None };
         self.sessions.open_session(request).await.unwrap().into_inner().session.unwrap()
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use lockd_proto::{
     RequestId,
     clock::Instant,
-    v1::{self, attach_response::Message as Told},
+    v1::{self, AttachResponse, server_message::Message as Told},
 };
 
 use super::Actor;
@@ -19,7 +19,22 @@ use crate::{
 };
 
 impl Actor {
-    pub(super) fn told(&mut self, told: Told, now: Instant) {
+    /// Applies a frame as a whole before anything is sent in answer.
+    pub(super) fn frame(&mut self, frame: AttachResponse, now: Instant) {
+        for message in frame.messages {
+            // An earlier message may have been the stream's last.
+            if !matches!(self.link, LinkState::Up(_)) {
+                return;
+            }
+            self.told(message.message, now);
+        }
+        self.requests.durable(frame.durable);
+    }
+
+    fn told(&mut self, told: Option<Told>, now: Instant) {
+        let Some(told) = told else {
+            return self.link_broken(Fault::protocol("the server sent an unknown message"));
+        };
         match told {
             Told::KeepAliveAck(ack) => self.acknowledged(&ack),
             Told::Ended(ended) => {
@@ -51,8 +66,10 @@ impl Actor {
                 self.about(&request_id, |requests, id| requests.failed(id, fault, now));
             }
             Told::Released(released) => {
-                let outcome = released.outcome();
-                self.about(&released.request_id, |requests, id| requests.released(id, outcome));
+                let (outcome, position) = (released.outcome(), released.position);
+                self.about(&released.request_id, |requests, id| {
+                    requests.released(id, outcome, position);
+                });
             }
             Told::Updated(v1::Updated { request_id }) => {
                 self.about(&request_id, |requests, id| requests.updated(id, Ok(())));

@@ -1,8 +1,12 @@
 //! What becomes of open requests when their stream breaks, is resumed, or their session ends.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, hash_map::Entry};
 
-use lockd_proto::{RequestId, clock::Instant, v1};
+use lockd_proto::{
+    RequestId,
+    clock::Instant,
+    v1::{self, client_message::Message},
+};
 
 use super::{Denied, Doubt, Phase, Request, Requests, Sent, answer, deny};
 use crate::{error::Fault, guard::Released, held::LossReason, session::OnLoss};
@@ -23,10 +27,31 @@ impl Requests {
         }
     }
 
-    /// The session goes on with these entries. What was held and is not among them is lost;
-    /// what is among them and not wanted is given back; what is open is asked for again.
-    pub(in crate::session) fn resumed(&mut self, entries: &[v1::AttachedEntry], now: Instant) {
-        self.outbox.open();
+    /// Names all that is open, releases among it that may have been undone: they are asked for
+    /// again like those that were not answered.
+    pub(in crate::session) fn reopen(&mut self) -> Vec<Vec<u8>> {
+        for id in self.kept.take() {
+            self.open.insert(id, Request::new(Phase::Releasing(None, Doubt::MayBeDone)));
+        }
+        self.open.keys().map(|id| id.as_bytes().to_vec()).collect()
+    }
+
+    /// A stream is about to be opened, with this as its first message. What is open is asked for
+    /// behind it, so that it can leave in the same frame.
+    pub(in crate::session) fn begin(&mut self, hello: Message, now: Instant) {
+        self.outbox.open(hello);
+        // What ends comes before what begins: a try must not find the session's own entry in its
+        // way. Acquires keep their order.
+        let mut ids: Vec<_> = self.open.iter().map(|(id, request)| (request.place, *id)).collect();
+        ids.sort_unstable();
+        for (_, id) in ids {
+            self.ask(id, now);
+        }
+    }
+
+    /// The stream is attached to the session, which has these entries. What was held and is not
+    /// among them is lost; what is among them and not wanted is given back.
+    pub(in crate::session) fn attached(&mut self, entries: &[v1::AttachedEntry]) {
         let entries: HashMap<RequestId, &v1::AttachedEntry> = entries
             .iter()
             .filter_map(|e| Some((RequestId::try_from(e.request_id.as_slice()).ok()?, e)))
@@ -39,29 +64,24 @@ impl Requests {
             }
             still
         });
-        for id in entries.keys() {
-            // A cancel takes an entry out whether it waits or was granted by now.
-            self.open.entry(*id).or_insert_with(|| Request::new(Phase::Leaving));
+        for request in self.open.values() {
+            if let Phase::Waiting(acquire, _) = &request.phase {
+                acquire.progress.send_if_modified(|progress| progress.trouble.take().is_some());
+            }
         }
-        self.ask_all(now);
-    }
-
-    /// A new session has begun: what waits is asked for again.
-    pub(in crate::session) fn opened(&mut self, now: Instant) {
-        self.outbox.open();
-        self.ask_all(now);
-    }
-
-    fn ask_all(&mut self, now: Instant) {
-        let ids: Vec<_> = self.open.keys().copied().collect();
-        for id in ids {
-            self.ask(id, now);
+        for id in entries.keys() {
+            if let Entry::Vacant(unknown) = self.open.entry(*id) {
+                unknown.insert(Request::new(Phase::Leaving));
+                // A cancel takes an entry out whether it waits or was granted by now.
+                self.outbox.cancel(*id);
+            }
         }
     }
 
     /// The session is over, and with it all that it held. What waits is kept for the next
     /// session.
     pub(in crate::session) fn session_gone(&mut self, reason: &LossReason) {
+        drop(self.kept.take());
         let open = std::mem::take(&mut self.open);
         for (id, mut request) in open {
             match request.phase {

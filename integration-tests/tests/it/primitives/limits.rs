@@ -45,7 +45,7 @@ async fn a_queue_a_session_and_a_replica_have_their_limits() {
     let refused = raw.acquire(&session, acquire_of("unary/4", 4)).await.unwrap_err();
     assert_eq!(reason(&refused), "LIMIT_REACHED");
     let ttl = Some(Duration::from_secs(10).try_into().unwrap());
-    let request = lockd_proto::v1::OpenSessionRequest { ttl, client: None };
+    let request = lockd_proto::v1::OpenSessionRequest { ttl, client: None, session: None };
     eventually("both sessions are seen", SOON, async || {
         client.status().await.is_ok_and(|status| status.sessions == 2)
     })
