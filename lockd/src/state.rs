@@ -42,7 +42,7 @@ pub use look::{Counts, Page, QueuePage};
 use queue::{Queue, Seated};
 pub use session::{Ending, Session};
 use settle::Turn;
-pub use waits::{Owner, Wait};
+pub use waits::{Blockers, Owner, Wait};
 
 use crate::record::{LockId, Mode, Operation, Position, ReplicaId};
 

@@ -196,7 +196,13 @@ impl<T> Queue<T> {
     /// Whether the entry created at this position holds the lock.
     #[must_use]
     pub fn is_held_by(&self, at: Position) -> bool {
-        self.held > 0 && at <= self.reach && self.place(at).is_some()
+        self.place(at).is_some_and(|place| place < self.held)
+    }
+
+    /// Whether the entry created at this position is there, and does not hold the lock.
+    #[must_use]
+    pub fn is_waiting(&self, at: Position) -> bool {
+        self.place(at).is_some_and(|place| place >= self.held)
     }
 
     /// The entries that hold the lock, oldest first.
@@ -204,10 +210,10 @@ impl<T> Queue<T> {
         self.entries.iter().take(self.held).map(|(_, entry)| entry)
     }
 
-    /// The entry that is granted next.
-    #[must_use]
-    pub fn first_waiting(&self) -> Option<&T> {
-        self.entries.get(self.held).map(|(_, entry)| entry)
+    /// The entries after a position that hold the lock.
+    pub fn holders_after(&self, at: Position) -> impl Iterator<Item = (Position, &T)> {
+        let from = self.up_to(at).min(self.held);
+        self.entries.range(from..self.held).map(|(at, entry)| (*at, entry))
     }
 
     /// The entry that was created at a position.

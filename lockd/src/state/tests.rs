@@ -17,6 +17,8 @@ mod several;
 mod sharing;
 mod yields;
 
+pub(super) use model::cases;
+
 use lockd_proto::{LockName, Namespace, RequestId, SessionId};
 
 use super::*;
@@ -27,33 +29,33 @@ use crate::record::{
 
 const R1: ReplicaId = ReplicaId(1);
 const R2: ReplicaId = ReplicaId(2);
-const A: u8 = 0xa;
-const B: u8 = 0xb;
-const C: u8 = 0xc;
-const D: u8 = 0xd;
+pub(super) const A: u8 = 0xa;
+pub(super) const B: u8 = 0xb;
+pub(super) const C: u8 = 0xc;
+pub(super) const D: u8 = 0xd;
 
 /// A session and its request.
-type Who = (u8, u8);
+pub(super) type Who = (u8, u8);
 
-fn session(by: u8) -> SessionId {
+pub(super) fn session(by: u8) -> SessionId {
     SessionId::from_bytes([by; 16])
 }
 
-fn request(number: u8) -> RequestId {
+pub(super) fn request(number: u8) -> RequestId {
     RequestId::from_bytes([number; 16])
 }
 
-fn lock(name: &str) -> LockId {
+pub(super) fn lock(name: &str) -> LockId {
     let name = LockName::parse(name).expect("a valid name");
     LockId::new(&Namespace::default(), &name)
 }
 
 /// A patient acquire of one lock for itself, by the session's first stream.
-fn ask(by: u8, number: u8, name: &str) -> Enqueue {
+pub(super) fn ask(by: u8, number: u8, name: &str) -> Enqueue {
     ask_all(by, number, &[name])
 }
 
-fn ask_all(by: u8, number: u8, names: &[&str]) -> Enqueue {
+pub(super) fn ask_all(by: u8, number: u8, names: &[&str]) -> Enqueue {
     Enqueue {
         session: session(by),
         stream: 1,
@@ -66,7 +68,7 @@ fn ask_all(by: u8, number: u8, names: &[&str]) -> Enqueue {
     }
 }
 
-fn owned(owner: &str, ask: Enqueue) -> Enqueue {
+pub(super) fn owned(owner: &str, ask: Enqueue) -> Enqueue {
     Enqueue { info: Info { owner: owner.into(), ..ask.info }, ..ask }
 }
 
@@ -76,8 +78,8 @@ fn open(by: u8, stream: u64) -> Open {
 }
 
 /// A log, and the state that follows from it. Every state is checked.
-struct Log {
-    state: State,
+pub(super) struct Log {
+    pub(super) state: State,
     at: Position,
     /// What the last operation brought about.
     effects: Vec<Effect>,
@@ -85,7 +87,7 @@ struct Log {
 
 impl Log {
     /// Four sessions, each attached to the first replica by its first stream.
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let mut log = Self { state: State::default(), at: Position(0), effects: vec![] };
         for by in [A, B, C, D] {
             assert_eq!(log.apply(Operation::Open(Box::new(open(by, 1)))), Outcome::Attached);
@@ -93,11 +95,11 @@ impl Log {
         log
     }
 
-    fn apply(&mut self, operation: Operation) -> Outcome {
+    pub(super) fn apply(&mut self, operation: Operation) -> Outcome {
         self.apply_by(R1, operation)
     }
 
-    fn apply_by(&mut self, author: ReplicaId, operation: Operation) -> Outcome {
+    pub(super) fn apply_by(&mut self, author: ReplicaId, operation: Operation) -> Outcome {
         self.at = self.at.after(1);
         self.effects.clear();
         let cx = Context { at: self.at, author, now: self.at.0 };
@@ -106,12 +108,20 @@ impl Log {
         outcome
     }
 
-    fn ask(&mut self, ask: Enqueue) -> Outcome {
+    /// One of so many that to check each state would take too long.
+    pub(super) fn apply_unchecked(&mut self, operation: Operation) -> Outcome {
+        self.at = self.at.after(1);
+        self.effects.clear();
+        let cx = Context { at: self.at, author: R1, now: self.at.0 };
+        self.state.apply(operation, cx, &mut self.effects)
+    }
+
+    pub(super) fn ask(&mut self, ask: Enqueue) -> Outcome {
         self.apply(Operation::Enqueue(Box::new(ask)))
     }
 
     /// The token of an acquire that is granted at once.
-    fn granted(&mut self, ask: Enqueue) -> Position {
+    pub(super) fn granted(&mut self, ask: Enqueue) -> Position {
         match self.ask(ask) {
             Outcome::Granted { token } => token,
             other => panic!("it was not granted: {other:?}"),
@@ -119,66 +129,78 @@ impl Log {
     }
 
     /// The token of an acquire that waits.
-    fn queued(&mut self, ask: Enqueue) -> Position {
+    pub(super) fn queued(&mut self, ask: Enqueue) -> Position {
         match self.ask(ask) {
             Outcome::Queued { token } => token,
             other => panic!("it does not wait: {other:?}"),
         }
     }
 
-    fn release(&mut self, by: u8, number: u8) -> Outcome {
+    pub(super) fn release(&mut self, by: u8, number: u8) -> Outcome {
         let (session, request) = (session(by), request(number));
         self.apply(Operation::Release(Release { session, request, named: None }))
     }
 
-    fn cancel(&mut self, by: u8, number: u8) -> Outcome {
+    pub(super) fn cancel(&mut self, by: u8, number: u8) -> Outcome {
         self.cancel_on(by, 1, number)
     }
 
-    fn cancel_on(&mut self, by: u8, stream: u64, number: u8) -> Outcome {
+    pub(super) fn cancel_on(&mut self, by: u8, stream: u64, number: u8) -> Outcome {
         let (session, request) = (session(by), request(number));
         self.apply(Operation::Cancel { session, stream, request })
     }
 
-    fn update(&mut self, by: u8, number: u8, change: Change) -> Outcome {
+    pub(super) fn update(&mut self, by: u8, number: u8, change: Change) -> Outcome {
         let (session, request) = (session(by), request(number));
         self.apply(Operation::Update { session, request, change })
     }
 
-    fn end_wait(&mut self, name: &str, token: Position, claim: Position, why: WaitEnd) -> Outcome {
+    pub(super) fn end_wait(
+        &mut self,
+        name: &str,
+        token: Position,
+        claim: Position,
+        why: WaitEnd,
+    ) -> Outcome {
         self.apply(Operation::EndWait { lock: lock(name), token, claim, why })
     }
 
-    fn attach(&mut self, by: u8, stream: u64, open: Option<&[u8]>) -> Outcome {
+    pub(super) fn attach(&mut self, by: u8, stream: u64, open: Option<&[u8]>) -> Outcome {
         self.attach_at(R1, by, stream, open)
     }
 
-    fn attach_at(&mut self, at: ReplicaId, by: u8, stream: u64, open: Option<&[u8]>) -> Outcome {
+    pub(super) fn attach_at(
+        &mut self,
+        at: ReplicaId,
+        by: u8,
+        stream: u64,
+        open: Option<&[u8]>,
+    ) -> Outcome {
         let open = open.map(|open| open.iter().map(|number| request(*number)).collect());
         self.apply_by(at, Operation::Attach(Attach { session: session(by), stream, open }))
     }
 
-    fn force(&mut self, name: &str, token: Position) -> Outcome {
+    pub(super) fn force(&mut self, name: &str, token: Position) -> Outcome {
         self.apply(Operation::Force { lock: lock(name), token, reason: "stuck".into() })
     }
 
     /// Its client is silent for longer than its TTL.
-    fn dies(&mut self, by: u8) {
+    pub(super) fn dies(&mut self, by: u8) {
         let epoch = self.session(by).epoch;
         let end = Operation::End { session: session(by), epoch };
         assert_eq!(self.apply(end), Outcome::Done);
     }
 
-    fn closes(&mut self, by: u8) {
+    pub(super) fn closes(&mut self, by: u8) {
         assert_eq!(self.apply(Operation::Close { session: session(by) }), Outcome::Done);
     }
 
-    fn session(&self, by: u8) -> &Session {
+    pub(super) fn session(&self, by: u8) -> &Session {
         self.state.session(session(by)).expect("the session lives")
     }
 
     /// Who holds a lock, and who waits for it.
-    fn queue(&self, name: &str) -> (Vec<Who>, Vec<Who>) {
+    pub(super) fn queue(&self, name: &str) -> (Vec<Who>, Vec<Who>) {
         let Some(there) = self.state.locks.get(&lock(name)) else {
             return Default::default();
         };
@@ -189,12 +211,12 @@ impl Log {
         (holders, entries.collect())
     }
 
-    fn holders(&self, name: &str) -> Vec<Who> {
+    pub(super) fn holders(&self, name: &str) -> Vec<Who> {
         self.queue(name).0
     }
 
     /// What clients heard of the last operation, beside its outcome.
-    fn heard(&self) -> Vec<String> {
+    pub(super) fn heard(&self) -> Vec<String> {
         let heard = |effect: &Effect| match effect {
             Effect::Entry { session, request, news, .. } => {
                 let (by, number) = (session.as_bytes()[0], request.as_bytes()[0]);
@@ -206,11 +228,11 @@ impl Log {
     }
 
     /// The effects of the last operation but for what clients hear and for changed queues.
-    fn followed(&self) -> Vec<String> {
+    pub(super) fn followed(&self) -> Vec<String> {
         self.effects.iter().filter_map(describe).collect()
     }
 
-    fn changed<'a>(&'a self) -> Vec<&'a str> {
+    pub(super) fn changed<'a>(&'a self) -> Vec<&'a str> {
         let changed = |effect: &'a Effect| match effect {
             Effect::Changed(lock) => Some(lock.name()),
             _ => None,

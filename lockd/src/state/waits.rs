@@ -1,18 +1,22 @@
 //! The waits of owners: who is in whose way.
 //!
-//! An owner is one logical task, such as an order that is being worked on. What a wait is blocked by
-//! is looked up a step at a time, so that a search through it can stop anywhere: an entry is behind
-//! the one ahead of it, and the first that waits is behind the holders that it can't hold beside.
+//! An owner is one logical task, such as an order that is being worked on. There is no overtaking, so an
+//! entry waits for all those ahead of it beside which it could not hold the lock, and for all that those
+//! ahead of it wait for. This is looked up a step at a time, so that a search can stop anywhere.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use lockd_proto::SessionId;
 
-use super::{Effect, Entry, Lock, Seat, Stage, State, settle::Turn};
-use crate::record::{Blocked, Kind, LockId, Mode, Position};
+use super::{Effect, Entry, Lock, Locks, Seat, Stage, State, settle::Turn};
+use crate::record::{Blocked, LockId, Mode, Position};
 
 /// An owner: its namespace and name, as a path like that of a lock.
 pub type Owner = Box<str>;
+
+/// How many entries are looked at to judge a cycle. One for which that is too few does not stand. A
+/// constant of level 1.
+const LOOKS: usize = 1 << 16;
 
 /// The entries of owners, as far as their sessions live.
 #[derive(Debug, Default)]
@@ -23,13 +27,46 @@ pub(super) struct Owners {
     pub(super) places: BTreeSet<(SessionId, LockId, Owner, Position)>,
 }
 
-/// An entry that waits, or that another one waits behind.
+/// What a wait is made of.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Wait {
-    /// An owner: it goes on if one of its waits does.
+    /// An owner: it goes on if one of its entries does, or if none waits.
     Owner(Owner),
-    /// A place in a queue: it goes on if all ahead of it do.
+    /// An entry in several queues, by one of them: it goes on if all of its places do.
+    Entry(LockId, Position),
+    /// A place in a queue: it goes on if all that is in its way does.
     Place(LockId, Position),
+    /// The entries of a queue up to this one: they leave if all of their owners go on.
+    UpTo(LockId, Position),
+    /// As `UpTo`, but of the entries that hold their lock alone.
+    AloneUpTo(LockId, Position),
+}
+
+/// A part of what a wait is for.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Blockers {
+    /// What must go on, and the entry in the way that it is or belongs to.
+    pub waits: Vec<(Wait, Position)>,
+    /// The last entry that was looked at, if more follow.
+    pub more_after: Option<Position>,
+}
+
+impl Blockers {
+    fn of(waits: impl IntoIterator<Item = (Wait, Position)>) -> Self {
+        Self { waits: waits.into_iter().collect(), more_after: None }
+    }
+
+    fn up_to(limit: usize, ahead: impl Iterator<Item = (Position, Option<Wait>)>) -> Self {
+        let mut blockers = Self::default();
+        for (looked_at, (at, wait)) in ahead.enumerate() {
+            blockers.waits.extend(wait.map(|wait| (wait, at)));
+            if looked_at + 1 >= limit {
+                blockers.more_after = Some(at);
+                break;
+            }
+        }
+        blockers
+    }
 }
 
 impl Owners {
@@ -74,6 +111,16 @@ impl Entry {
     pub fn owner_path(&self) -> Option<Owner> {
         let lock = self.locks.as_slice().first()?;
         (!self.owner().is_empty()).then(|| owner_path(lock, self.owner()))
+    }
+
+    /// What must go on for it to be granted.
+    fn as_wait(&self) -> Option<(Wait, Position)> {
+        let lock = self.locks.as_slice().first()?.clone();
+        let wait = match self.locks {
+            Locks::One(_) => Wait::Place(lock, self.token),
+            Locks::Many(_) => Wait::Entry(lock, self.token),
+        };
+        Some((wait, self.token))
     }
 
     fn places(&self, owner: &Owner) -> impl Iterator<Item = (SessionId, LockId, Owner, Position)> {
@@ -125,36 +172,84 @@ impl State {
     }
 
     /// The entries of an owner that wait, the oldest first.
-    pub fn waits_of(&self, owner: &str) -> impl DoubleEndedIterator<Item = &Entry> {
-        let key = |token| (Owner::from(owner), Position(token));
-        let slots = self.owners.waits.range(key(0)..=key(u64::MAX));
+    pub fn waits_of(&self, owner: &str) -> impl Iterator<Item = &Entry> {
+        self.waits_after(owner, Position::default())
+    }
+
+    fn waits_after(&self, owner: &str, after: Position) -> impl Iterator<Item = &Entry> {
+        let key = |token| (Owner::from(owner), token);
+        let slots = self.owners.waits.range(key(after.after(1))..=key(Position(u64::MAX)));
         slots.filter_map(|(_, slot)| self.entry(*slot))
     }
 
-    /// What an entry waits behind in a lock's queue: pairs of what must go on, and the entry ahead.
+    /// What a wait is for: at most `limit` of it, from what comes after an entry on.
     #[must_use]
-    pub fn blockers(&self, lock: &LockId, token: Position) -> Vec<(Wait, Position)> {
-        let Some(there) = self.locks.get(lock).filter(|there| waits(there, token)) else {
-            return vec![];
-        };
-        if matches!(there.queue.kind(), Some(Kind::Barrier { .. } | Kind::Group(_)) | None) {
-            return vec![];
-        }
-        let owner = |seat: &Seat| {
-            let entry = self.entry(seat.slot).filter(|it| self.session_of(it).is_some());
-            entry.and_then(Entry::owner_path).map(Wait::Owner)
-        };
-        match there.queue.before(token).filter(|(at, _)| !there.queue.is_held_by(*at)) {
-            Some((at, ahead)) => {
-                let place = Wait::Place(lock.clone(), at);
-                owner(ahead).into_iter().chain([place]).map(|wait| (wait, at)).collect()
+    pub fn ahead_of_wait(&self, wait: &Wait, after: Position, limit: usize) -> Blockers {
+        match wait {
+            Wait::Owner(owner) => {
+                let waits = self.waits_after(owner, after).filter_map(Entry::as_wait);
+                Blockers::up_to(limit, waits.map(|(wait, token)| (token, Some(wait))))
             }
-            None => {
-                let holders = there.queue.iter().take(there.queue.held());
-                let in_the_way = holders.filter(|(_, seat)| is_in_the_way(there, seat));
-                in_the_way.filter_map(|(at, seat)| Some((owner(seat)?, at))).collect()
+            Wait::Entry(lock, token) => {
+                let locks = self.entry_at(lock, *token).map(|entry| entry.locks.as_slice());
+                let places = locks.into_iter().flatten();
+                Blockers::of(places.map(|lock| (Wait::Place(lock.clone(), *token), *token)))
             }
+            Wait::Place(lock, token) => self.ahead_of_place(lock, *token, (after, limit)),
+            Wait::UpTo(lock, token) => self.ahead_of_leaving(lock, *token, false),
+            Wait::AloneUpTo(lock, token) => self.ahead_of_leaving(lock, *token, true),
         }
+    }
+
+    fn ahead_of_place(
+        &self,
+        lock: &LockId,
+        token: Position,
+        (after, limit): (Position, usize),
+    ) -> Blockers {
+        let there = self.locks.get(lock).filter(|there| there.queue.is_waiting(token));
+        let found = there.and_then(|it| Some((it, it.queue.get(token)?, it.queue.before(token)?)));
+        let Some((there, seat, (at, ahead))) = found else {
+            return Blockers::default();
+        };
+        match seat.mode {
+            Mode::Exclusive | Mode::Once => Blockers::of([(Wait::UpTo(lock.clone(), at), at)]),
+            Mode::Shared => Blockers::of([(Wait::AloneUpTo(lock.clone(), at), at)]),
+            // Permits are of one lock: the one ahead is granted, or its owner goes on, or both are stuck.
+            Mode::Permits { .. } if there.queue.is_waiting(at) => {
+                let place = || Wait::Place(lock.clone(), at);
+                Blockers::of([(self.owner_in_queue(ahead).unwrap_or_else(place), at)])
+            }
+            Mode::Permits { .. } => {
+                let owner = |other: &Seat| {
+                    let in_the_way = !other.mode.is_compatible_with(seat.mode);
+                    self.owner_in_queue(other).filter(|_| in_the_way)
+                };
+                let holders = there.queue.holders_after(after);
+                Blockers::up_to(limit, holders.map(|(at, seat)| (at, owner(seat))))
+            }
+            // A party waits for others to come, and a share never waits.
+            Mode::Party { .. } | Mode::Share(_) => Blockers::default(),
+        }
+    }
+
+    fn ahead_of_leaving(&self, lock: &LockId, token: Position, alone: bool) -> Blockers {
+        let Some(there) = self.locks.get(lock) else {
+            return Blockers::default();
+        };
+        let seat = there.queue.get(token).filter(|seat| !alone || seat.mode.is_alone());
+        let owner = seat.and_then(|seat| self.owner_in_queue(seat));
+        // One without an owner leaves once it has held, when all ahead of it have left.
+        let all = !alone || (seat.is_some() && owner.is_none());
+        let up_to = if all { Wait::UpTo } else { Wait::AloneUpTo };
+        let before = there.queue.before(token).map(|(at, _)| (up_to(lock.clone(), at), at));
+        Blockers::of(owner.map(|owner| (owner, token)).into_iter().chain(before))
+    }
+
+    /// The owner of an entry, while its session lives: what has outlived that goes some day.
+    fn owner_in_queue(&self, seat: &Seat) -> Option<Wait> {
+        let entry = self.entry(seat.slot).filter(|entry| self.session_of(entry).is_some())?;
+        entry.owner_path().map(Wait::Owner)
     }
 
     /// Whether every wait of a cycle stands, that of `victim` among them, each behind an entry of the
@@ -162,38 +257,34 @@ impl State {
     pub(super) fn stands(&self, cycle: &[Blocked], others: &[Position], victim: Position) -> bool {
         let named: BTreeSet<_> =
             cycle.iter().map(|wait| wait.token).chain(others.iter().copied()).collect();
+        let mut looks = LOOKS;
         let next = cycle.iter().cycle().skip(1);
-        let holds = |(wait, next): (&Blocked, &Blocked)| {
+        let mut holds = |(wait, next): (&Blocked, &Blocked)| {
             let owner = |token| self.entry_at(&wait.lock, token).and_then(Entry::owner_path);
             let ahead = self.entry_at(&next.lock, next.token).and_then(Entry::owner_path);
             let stuck = |owner: Owner| self.waits_of(&owner).all(|it| named.contains(&it.token));
-            self.is_blocked(wait) && owner(wait.by) == ahead && owner(wait.token).is_some_and(stuck)
+            self.is_blocked(wait, &mut looks)
+                && owner(wait.by) == ahead
+                && owner(wait.token).is_some_and(stuck)
         };
-        cycle.iter().any(|wait| wait.token == victim) && cycle.iter().zip(next).all(holds)
+        cycle.iter().any(|wait| wait.token == victim) && cycle.iter().zip(next).all(&mut holds)
     }
 
-    /// Whether an entry waits behind the one that is said to be in its way.
-    fn is_blocked(&self, wait: &Blocked) -> bool {
-        let Some(there) = self.locks.get(&wait.lock).filter(|there| waits(there, wait.token))
-        else {
+    /// Whether an entry waits until the one that is said to be in its way has left: it could not hold
+    /// the lock beside that, or one between them could not, or that waits itself for permits.
+    fn is_blocked(&self, wait: &Blocked, looks: &mut usize) -> bool {
+        let Blocked { lock, token, by, .. } = wait;
+        let there = self.locks.get(lock).filter(|there| there.queue.is_waiting(*token));
+        let Some((there, ahead)) = there.and_then(|it| Some((it, it.queue.get(*by)?))) else {
             return false;
         };
-        let ahead = there.queue.get(wait.by).filter(|_| wait.by < wait.token);
-        let in_the_way =
-            |seat: &Seat| !there.queue.is_held_by(wait.by) || is_in_the_way(there, seat);
-        let here = |seat: &Seat| self.entry(seat.slot).is_some_and(|it| it.stage == Stage::Here);
-        ahead.is_some_and(|seat| here(seat) && in_the_way(seat))
+        let here = self.entry(ahead.slot).is_some_and(|it| it.stage == Stage::Here);
+        let mut between = there.queue.after(*by).take_while(|(at, _)| at <= token);
+        let blocked = between.any(|(_, seat)| {
+            *looks = looks.saturating_sub(1);
+            *looks == 0 || !seat.mode.is_compatible_with(ahead.mode)
+        });
+        let waits = matches!(ahead.mode, Mode::Permits { .. }) && there.queue.is_waiting(*by);
+        here && (blocked || waits && by < token) && *looks > 0
     }
-}
-
-/// Whether an entry is in a queue and does not hold the lock.
-fn waits(there: &Lock, token: Position) -> bool {
-    there.queue.get(token).is_some() && !there.queue.is_held_by(token)
-}
-
-/// Whether the first entry that waits can't hold the lock beside this holder. Those behind it wait for
-/// it, and so for the holder.
-fn is_in_the_way(there: &Lock, holder: &Seat) -> bool {
-    let first = there.queue.first_waiting();
-    first.is_some_and(|first| !first.mode.is_compatible_with(holder.mode))
 }

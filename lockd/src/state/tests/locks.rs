@@ -52,7 +52,7 @@ fn a_try_is_refused_and_leaves_nothing() {
     assert_eq!(ahead.count, 1);
     let holder = ahead.holder.expect("it is held");
     assert_eq!(holder.entry.request, request(1));
-    assert_eq!(holder.client.expect("it lives").name, "client-a".into());
+    assert_eq!(&*holder.client.expect("it lives").name, "client-a");
     assert!(log.effects.is_empty() && log.state.digest() == digest);
     assert_eq!(log.queue("x"), (vec![(A, 1)], vec![]));
 }

@@ -474,9 +474,11 @@ impl Reference {
             if !waits || !queue.contains(&wait.by) || wait.by >= wait.token {
                 return false;
             }
-            let (by, first) = (&self.entries[&wait.by], queue[holders.len()]);
-            let in_the_way = !holders.contains(&wait.by)
-                || !by.mode.is_compatible_with(self.entries[&first].mode);
+            let by = &self.entries[&wait.by];
+            let mut behind = queue.iter().filter(|at| **at > wait.by && **at <= wait.token);
+            let of_permits = matches!(by.mode, Mode::Permits { .. });
+            let in_the_way = (of_permits && !holders.contains(&wait.by))
+                || behind.any(|at| !self.entries[at].mode.is_compatible_with(by.mode));
             let owner = self.entries[&wait.token].owner();
             let mut own = self.entries.iter().filter(|(_, it)| it.owner() == owner);
             let next = self.entries.get(&next.token).and_then(Place::owner);
@@ -673,7 +675,7 @@ struct Shown {
 }
 
 /// A test's number of histories, or more where that is asked for.
-pub(super) fn cases(at_least: u32) -> ProptestConfig {
+pub(in crate::state) fn cases(at_least: u32) -> ProptestConfig {
     let config = ProptestConfig::default();
     ProptestConfig { cases: config.cases.max(at_least), failure_persistence: None, ..config }
 }
