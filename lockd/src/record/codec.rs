@@ -77,3 +77,6 @@ impl Record {
         Ok(record)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,155 @@
+//! Golden logs: records as they have been written, and the digests of the states that they led to.
+//!
+//! A log outlives the version that has written it. If this fails, operations have another format or
+//! another meaning than before: that needs a new level of operations, and what is here stays (RULES
+//! J18, J21).
+
+use super::*;
+use crate::record::{Blocked, Floor, Record};
+
+/// Lines of a record and the digest after it, both in hexadecimal.
+const LEVEL_1: &str = include_str!("golden/level-1.txt");
+
+fn replay(text: &str) -> State {
+    let mut state = State::default();
+    for (line, number) in text.lines().zip(1..) {
+        let (record, digest) = line.split_once(' ').expect("a record and a digest");
+        let bytes = hex::decode(record).expect("hexadecimal");
+        let record = Record::decode(&bytes).expect("a record of this level or an earlier one");
+        assert_eq!(record.encode().as_deref(), Ok(&bytes[..]), "line {number} is written the same");
+        apply(&mut state, number, record);
+        assert_eq!(format!("{:032x}", state.digest()), digest, "after line {number}");
+        check::state(&state);
+    }
+    state
+}
+
+/// The place of a record's operations is its own, and theirs in it.
+fn apply(state: &mut State, number: u64, record: Record) {
+    for (operation, place) in record.operations.into_iter().zip(0..) {
+        let cx = Context { at: Position(number * 1024 + place), author: R1, now: 0 };
+        state.apply(operation, cx, &mut vec![]);
+    }
+}
+
+#[test]
+fn a_log_of_level_1_means_what_it_has_meant() {
+    let state = replay(LEVEL_1);
+    assert_eq!(state.counts(), Counts { sessions: 3, locks: 4, waiters: 2 });
+    assert_eq!(state.result(&lock("once/b")), Some(&"done".into()));
+}
+
+/// Every operation, mode and change, written now.
+#[test]
+fn every_operation_of_level_1_is_in_the_golden_log() {
+    let mut state = State::default();
+    let mut text = String::new();
+    for (operations, number) in everything().into_iter().zip(1..) {
+        let digest = (number > 1).then(|| (state.position(), state.digest()));
+        let record = Record { digest, operations };
+        text += &hex::encode(record.encode().expect("a record"));
+        apply(&mut state, number, record);
+        text += &format!(" {:032x}\n", state.digest());
+    }
+    assert_eq!(text, LEVEL_1);
+}
+
+fn everything() -> Vec<Vec<Operation>> {
+    let place = |record: u64, place: u64| Position(record * 1024 + place);
+    let enqueue = |ask| Operation::Enqueue(Box::new(ask));
+    let open = |by, stream| Operation::Open(Box::new(open(by, stream)));
+    let with = |mode, ask| enqueue(Enqueue { mode, ..ask });
+    let release = |by, number, named| {
+        let (session, request) = (session(by), request(number));
+        Operation::Release(Release { session, request, named })
+    };
+    let update = |by, number, change| {
+        let (session, request) = (session(by), request(number));
+        Operation::Update { session, request, change }
+    };
+    let end_wait =
+        |name, token, claim, why| Operation::EndWait { lock: lock(name), token, claim, why };
+    let info = Info {
+        metadata: vec![("job".into(), "nightly".into())],
+        trace: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into(),
+        made_unix_ms: 1_700_000_000_000,
+        wait_until_unix_ms: 1_700_000_005_000,
+        value: "10.0.0.7:80".into(),
+        owner: "order-4711".into(),
+    };
+    let furnished = Enqueue { info, wait: Waits::Within(5000), ..ask(A, 1, "orders/42") };
+    let permits = |count| Mode::Permits { count, capacity: 3 };
+    let cycle = vec![Blocked {
+        lock: lock("owned"),
+        token: place(6, 1),
+        by: place(6, 0),
+        owner: "o".into(),
+        blocked_by: "o".into(),
+    }];
+    let floor = Floor { at: place(2, 0), which: 1, chunks: 2, items: 3, digest: 4, level: 1 };
+    vec![
+        vec![Operation::Start, open(A, 1), open(B, 1), open(C, 0), open(D, 1)],
+        vec![
+            enqueue(furnished),
+            enqueue(ask(B, 2, "orders/42")),
+            enqueue(ask_all(B, 3, &["a", "b"])),
+        ],
+        vec![
+            with(Mode::Shared, ask(A, 4, "rw")),
+            with(permits(2), ask(A, 5, "sem")),
+            with(permits(2), Enqueue { wait: Waits::Not, ..ask(B, 6, "sem") }),
+            with(Mode::Party { parties: 2 }, ask(A, 7, "pair")),
+            with(Mode::Party { parties: 2 }, ask(B, 8, "pair")),
+            with(Mode::Share(OnLoss::Release), ask(A, 9, "group/a")),
+            with(Mode::Share(OnLoss::Fail), ask(A, 10, "group/b")),
+            with(Mode::Once, ask(A, 11, "once/a")),
+            with(Mode::Once, ask(B, 12, "once/b")),
+            enqueue(Enqueue { lock_delay_ms: 500, ..ask(D, 13, "slow") }),
+        ],
+        vec![
+            update(A, 1, Change::Downgrade),
+            update(A, 4, Change::Value("v".into())),
+            update(B, 12, Change::Result("done".into())),
+            update(A, 11, Change::Result("gone".into())),
+            Operation::Forget { lock: lock("once/a") },
+            Operation::Yield { lock: lock("orders/42"), reason: "deploy".into() },
+            release(A, 7, None),
+            release(B, 3, Some((lock("a"), place(2, 2)))),
+        ],
+        vec![
+            Operation::End { session: session(D), epoch: place(1, 4) },
+            enqueue(ask(B, 14, "slow")),
+            enqueue(Enqueue { stream: 0, ..ask(C, 15, "slow") }),
+            end_wait("slow", place(5, 2), place(5, 2), WaitEnd::Expired),
+            Operation::Lapse { lock: lock("slow"), token: place(3, 9), since: place(5, 0) },
+            Operation::Cancel { session: session(A), stream: 1, request: request(10) },
+            Operation::Force { lock: lock("rw"), token: place(3, 0), reason: "stuck".into() },
+        ],
+        vec![
+            enqueue(owned("o", ask(A, 16, "owned"))),
+            enqueue(owned("o", ask(B, 17, "owned"))),
+            enqueue(owned("p", ask(B, 18, "owned"))),
+            enqueue(ask(B, 19, "owned")),
+            end_wait(
+                "owned",
+                place(6, 1),
+                place(6, 1),
+                WaitEnd::Deadlock { cycle, others: vec![] },
+            ),
+            end_wait("owned", place(6, 2), place(6, 2), WaitEnd::Abandoned),
+            end_wait("owned", place(6, 3), place(6, 3), WaitEnd::Withdrawn),
+        ],
+        vec![
+            Operation::Attach(Attach {
+                session: session(A),
+                stream: 2,
+                open: Some(vec![request(1)]),
+            }),
+            Operation::Attach(Attach { session: session(B), stream: 0, open: None }),
+            Operation::Floor(floor),
+        ],
+        vec![Operation::Level(1)],
+        vec![open(D, 1), Operation::Close { session: session(D) }],
+        vec![enqueue(Enqueue { wait: Waits::Within(7), ..ask(B, 20, "orders/42") })],
+    ]
+}
