@@ -55,20 +55,43 @@ fn every_operation_of_level_1_is_in_the_golden_log() {
 }
 
 fn everything() -> Vec<Vec<Operation>> {
-    let place = |record: u64, place: u64| Position(record * 1024 + place);
-    let enqueue = |ask| Operation::Enqueue(Box::new(ask));
-    let open = |by, stream| Operation::Open(Box::new(open(by, stream)));
-    let with = |mode, ask| enqueue(Enqueue { mode, ..ask });
-    let release = |by, number, named| {
-        let (session, request) = (session(by), request(number));
-        Operation::Release(Release { session, request, named })
-    };
-    let update = |by, number, change| {
-        let (session, request) = (session(by), request(number));
-        Operation::Update { session, request, change }
-    };
-    let end_wait =
-        |name, token, claim, why| Operation::EndWait { lock: lock(name), token, claim, why };
+    let opens = |by, stream| Operation::Open(Box::new(open(by, stream)));
+    let floor = Floor { at: place(2, 0), which: 1, chunks: 2, items: 3, digest: 4, level: 1 };
+    let attach =
+        |by, stream, open| Operation::Attach(Attach { session: session(by), stream, open });
+    vec![
+        vec![Operation::Start, opens(A, 1), opens(B, 1), opens(C, 0), opens(D, 1)],
+        vec![
+            Operation::Enqueue(Box::new(furnished())),
+            with(Mode::Exclusive, ask(B, 2, "orders/42")),
+            with(Mode::Exclusive, ask_all(B, 3, &["a", "b"])),
+        ],
+        in_every_mode(),
+        changed_and_released(),
+        ended_by_others(),
+        in_a_deadlock(),
+        vec![attach(A, 2, Some(vec![request(1)])), attach(B, 0, None), Operation::Floor(floor)],
+        vec![Operation::Level(1)],
+        vec![opens(D, 1), Operation::Close { session: session(D) }],
+        vec![with(Mode::Exclusive, Enqueue { wait: Waits::Within(7), ..ask(B, 20, "orders/42") })],
+    ]
+}
+
+/// An operation's place in a record.
+fn place(record: u64, place: u64) -> Position {
+    Position(record * 1024 + place)
+}
+
+fn with(mode: Mode, ask: Enqueue) -> Operation {
+    Operation::Enqueue(Box::new(Enqueue { mode, ..ask }))
+}
+
+fn end_wait(name: &str, token: Position, why: WaitEnd) -> Operation {
+    Operation::EndWait { lock: lock(name), token, claim: token, why }
+}
+
+/// An acquire with everything that there is to say.
+fn furnished() -> Enqueue {
     let info = Info {
         metadata: vec![("job".into(), "nightly".into())],
         trace: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into(),
@@ -77,79 +100,70 @@ fn everything() -> Vec<Vec<Operation>> {
         value: "10.0.0.7:80".into(),
         owner: "order-4711".into(),
     };
-    let furnished = Enqueue { info, wait: Waits::Within(5000), ..ask(A, 1, "orders/42") };
-    let permits = |count| Mode::Permits { count, capacity: 3 };
-    let cycle = vec![Blocked {
-        lock: lock("owned"),
-        token: place(6, 1),
-        by: place(6, 0),
-        owner: "o".into(),
-        blocked_by: "o".into(),
-    }];
-    let floor = Floor { at: place(2, 0), which: 1, chunks: 2, items: 3, digest: 4, level: 1 };
+    Enqueue { info, wait: Waits::Within(5000), ..ask(A, 1, "orders/42") }
+}
+
+fn in_every_mode() -> Vec<Operation> {
+    let permits = |ask| with(Mode::Permits { count: 2, capacity: 3 }, ask);
     vec![
-        vec![Operation::Start, open(A, 1), open(B, 1), open(C, 0), open(D, 1)],
-        vec![
-            enqueue(furnished),
-            enqueue(ask(B, 2, "orders/42")),
-            enqueue(ask_all(B, 3, &["a", "b"])),
-        ],
-        vec![
-            with(Mode::Shared, ask(A, 4, "rw")),
-            with(permits(2), ask(A, 5, "sem")),
-            with(permits(2), Enqueue { wait: Waits::Not, ..ask(B, 6, "sem") }),
-            with(Mode::Party { parties: 2 }, ask(A, 7, "pair")),
-            with(Mode::Party { parties: 2 }, ask(B, 8, "pair")),
-            with(Mode::Share(OnLoss::Release), ask(A, 9, "group/a")),
-            with(Mode::Share(OnLoss::Fail), ask(A, 10, "group/b")),
-            with(Mode::Once, ask(A, 11, "once/a")),
-            with(Mode::Once, ask(B, 12, "once/b")),
-            enqueue(Enqueue { lock_delay_ms: 500, ..ask(D, 13, "slow") }),
-        ],
-        vec![
-            update(A, 1, Change::Downgrade),
-            update(A, 4, Change::Value("v".into())),
-            update(B, 12, Change::Result("done".into())),
-            update(A, 11, Change::Result("gone".into())),
-            Operation::Forget { lock: lock("once/a") },
-            Operation::Yield { lock: lock("orders/42"), reason: "deploy".into() },
-            release(A, 7, None),
-            release(B, 3, Some((lock("a"), place(2, 2)))),
-        ],
-        vec![
-            Operation::End { session: session(D), epoch: place(1, 4) },
-            enqueue(ask(B, 14, "slow")),
-            enqueue(Enqueue { stream: 0, ..ask(C, 15, "slow") }),
-            end_wait("slow", place(5, 2), place(5, 2), WaitEnd::Expired),
-            Operation::Lapse { lock: lock("slow"), token: place(3, 9), since: place(5, 0) },
-            Operation::Cancel { session: session(A), stream: 1, request: request(10) },
-            Operation::Force { lock: lock("rw"), token: place(3, 0), reason: "stuck".into() },
-        ],
-        vec![
-            enqueue(owned("o", ask(A, 16, "owned"))),
-            enqueue(owned("o", ask(B, 17, "owned"))),
-            enqueue(owned("p", ask(B, 18, "owned"))),
-            enqueue(ask(B, 19, "owned")),
-            end_wait(
-                "owned",
-                place(6, 1),
-                place(6, 1),
-                WaitEnd::Deadlock { cycle, others: vec![] },
-            ),
-            end_wait("owned", place(6, 2), place(6, 2), WaitEnd::Abandoned),
-            end_wait("owned", place(6, 3), place(6, 3), WaitEnd::Withdrawn),
-        ],
-        vec![
-            Operation::Attach(Attach {
-                session: session(A),
-                stream: 2,
-                open: Some(vec![request(1)]),
-            }),
-            Operation::Attach(Attach { session: session(B), stream: 0, open: None }),
-            Operation::Floor(floor),
-        ],
-        vec![Operation::Level(1)],
-        vec![open(D, 1), Operation::Close { session: session(D) }],
-        vec![enqueue(Enqueue { wait: Waits::Within(7), ..ask(B, 20, "orders/42") })],
+        with(Mode::Shared, ask(A, 4, "rw")),
+        permits(ask(A, 5, "sem")),
+        permits(Enqueue { wait: Waits::Not, ..ask(B, 6, "sem") }),
+        with(Mode::Party { parties: 2 }, ask(A, 7, "pair")),
+        with(Mode::Party { parties: 2 }, ask(B, 8, "pair")),
+        with(Mode::Share(OnLoss::Release), ask(A, 9, "group/a")),
+        with(Mode::Share(OnLoss::Fail), ask(A, 10, "group/b")),
+        with(Mode::Once, ask(A, 11, "once/a")),
+        with(Mode::Once, ask(B, 12, "once/b")),
+        with(Mode::Exclusive, Enqueue { lock_delay_ms: 500, ..ask(D, 13, "slow") }),
+    ]
+}
+
+fn changed_and_released() -> Vec<Operation> {
+    let release = |by, number, named| {
+        let (session, request) = (session(by), request(number));
+        Operation::Release(Release { session, request, named })
+    };
+    let update = |by, number, change| {
+        let (session, request) = (session(by), request(number));
+        Operation::Update { session, request, change }
+    };
+    vec![
+        update(A, 1, Change::Downgrade),
+        update(A, 4, Change::Value("v".into())),
+        update(B, 12, Change::Result("done".into())),
+        update(A, 11, Change::Result("gone".into())),
+        Operation::Forget { lock: lock("once/a") },
+        Operation::Yield { lock: lock("orders/42"), reason: "deploy".into() },
+        release(A, 7, None),
+        release(B, 3, Some((lock("a"), place(2, 2)))),
+    ]
+}
+
+fn ended_by_others() -> Vec<Operation> {
+    vec![
+        Operation::End { session: session(D), epoch: place(1, 4) },
+        with(Mode::Exclusive, ask(B, 14, "slow")),
+        with(Mode::Exclusive, Enqueue { stream: 0, ..ask(C, 15, "slow") }),
+        end_wait("slow", place(5, 2), WaitEnd::Expired),
+        Operation::Lapse { lock: lock("slow"), token: place(3, 9), since: place(5, 0) },
+        Operation::Cancel { session: session(A), stream: 1, request: request(10) },
+        Operation::Force { lock: lock("rw"), token: place(3, 0), reason: "stuck".into() },
+    ]
+}
+
+/// An owner that waits for itself, and some that wait behind it.
+fn in_a_deadlock() -> Vec<Operation> {
+    let (lock, token, by) = (lock("owned"), place(6, 1), place(6, 0));
+    let cycle = vec![Blocked { lock, token, by, owner: "o".into(), blocked_by: "o".into() }];
+    let deadlock = WaitEnd::Deadlock { cycle, others: vec![] };
+    vec![
+        with(Mode::Exclusive, owned("o", ask(A, 16, "owned"))),
+        with(Mode::Exclusive, owned("o", ask(B, 17, "owned"))),
+        with(Mode::Exclusive, owned("p", ask(B, 18, "owned"))),
+        with(Mode::Exclusive, ask(B, 19, "owned")),
+        end_wait("owned", place(6, 1), deadlock),
+        end_wait("owned", place(6, 2), WaitEnd::Abandoned),
+        end_wait("owned", place(6, 3), WaitEnd::Withdrawn),
     ]
 }
