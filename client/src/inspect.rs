@@ -103,7 +103,7 @@ pub struct LockWatch {
 
 impl Client {
     /// Describes one lock: its holder, what is left of the holder's lease, and its queue.
-    /// `None` if nobody holds it or waits for it.
+    /// `None` if it is free. A long queue is read a page at a time, each as it is then.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidArgument`] for a bad name, [`ErrorKind::Unavailable`] if no server
@@ -114,19 +114,43 @@ impl Client {
     pub async fn get(&self, name: impl Into<String>) -> Result<Option<LockInfo>, Error> {
         let name = name.into();
         let call = Call::new("get").on(name.as_str());
-        let message = v1::GetRequest { namespace: self.namespace(), name, page_size: 0, after: 0 };
+        let mut message =
+            v1::GetRequest { namespace: self.namespace(), name, ..v1::GetRequest::default() };
+        let mut found: Option<(v1::Lock, u64)> = None;
+        for _ in 0..MAX_PAGES {
+            let page = match self.get_page(&call, message.clone()).await {
+                Ok(page) => page,
+                // It has become free between two pages.
+                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+                Err(error) => return Err(error),
+            };
+            let lock = page.lock.unwrap_or_default();
+            match &mut found {
+                None => found = Some((lock, page.revision)),
+                Some((before, _)) => {
+                    before.holders.extend(lock.holders);
+                    before.waiters.extend(lock.waiters);
+                }
+            }
+            message.after = page.next_after;
+            if page.next_after == 0 {
+                break;
+            }
+        }
+        let lock = found.map(|(lock, revision)| LockInfo::from_wire(lock, revision));
+        lock.transpose().map_err(|fault| call.failed(fault))
+    }
+
+    async fn get_page(
+        &self,
+        call: &Call,
+        message: v1::GetRequest,
+    ) -> Result<v1::GetResponse, Error> {
         let answer = self.unary(call.clone(), Repeat::Harmless, |channel, metadata: Metadata| {
             let request = metadata.request(message.clone());
             async move { LockServiceClient::new(channel).get(request).await }
         });
-        let response = match answer.await {
-            Ok(response) => response,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error),
-        };
-        let lock = response.lock.map(|lock| LockInfo::from_wire(lock, response.revision));
-        let lock = lock.transpose().map_err(|fault| call.failed(fault))?;
-        Ok(lock)
+        answer.await
     }
 
     /// Lists all locks under a prefix that have a holder, in name order. An empty prefix

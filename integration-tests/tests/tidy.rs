@@ -74,7 +74,9 @@ fn named(text: &str) -> Vec<String> {
         let rest = &code[at + "crate::".len()..];
         match rest.strip_prefix('{') {
             Some(group) => found.extend(first_parts(group)),
-            None => found.extend(rest.split(|c: char| !c.is_alphanumeric() && c != '_').next().map(str::to_owned)),
+            None => found.extend(
+                rest.split(|c: char| !c.is_alphanumeric() && c != '_').next().map(str::to_owned),
+            ),
         }
     }
     found

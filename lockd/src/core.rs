@@ -40,9 +40,19 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    ask::Input, calls::Calls, checkpoints::Checkpoints, deadlocks::Deadlocks, error::Error,
-    lanes::Lanes, leases::Leases, look::Looks, nudges::Nudges, observe::Observers, status::Status,
-    streams::Streams, timers::{Due, Timer, Timers},
+    ask::Input,
+    calls::Calls,
+    checkpoints::Checkpoints,
+    deadlocks::Deadlocks,
+    error::Error,
+    lanes::Lanes,
+    leases::Leases,
+    look::Looks,
+    nudges::Nudges,
+    observe::Observers,
+    status::Status,
+    streams::Streams,
+    timers::{Due, Timer, Timers},
 };
 pub use handle::{Answers, Handle, StreamHandle};
 
@@ -368,6 +378,7 @@ impl<L: Log> Core<L> {
             self.must_sync = false;
             let durable = self.log.sync()?;
             self.durable = self.durable.max(durable);
+            self.lanes.committed(&self.parts.clock);
             if self.me.is_some() {
                 self.trim()?;
             }
@@ -386,6 +397,7 @@ impl<L: Log> Core<L> {
         if self.draining {
             self.end_leaving_streams();
         }
+        self.calls.measure_handoffs(&self.parts.clock);
         for reply in self.replies.0.drain(..) {
             reply();
         }

@@ -29,11 +29,7 @@ use tonic_health::pb::health_server::{Health, HealthServer};
 use measure::Measure;
 use unread::Unread;
 
-use crate::{
-    core::Handle,
-    serve::ServeError,
-    telemetry::tasks::Tasks,
-};
+use crate::{core::Handle, serve::ServeError, telemetry::tasks::Tasks};
 
 /// HTTP/2 pings to a client that is silent, so that a dead link is noticed.
 const PING_INTERVAL: Duration = Duration::from_secs(10);

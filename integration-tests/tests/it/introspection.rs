@@ -64,13 +64,13 @@ async fn its_tasks_are_listed_by_kind_with_their_ages() {
     let held = client.lock("l").acquire(&crate::world::soon()).await.unwrap();
     let (code, tasks) = http(&world, reqwest::Method::GET, "/debug/tasks", "").await;
     let tasks: serde_json::Value = serde_json::from_str(&tasks).unwrap();
-    assert_eq!((code, &tasks["attachment"]["count"]), (200, &serde_json::json!(1)), "{tasks}");
-    assert!(tasks["attachment"]["ages_ms"][0].is_u64() && tasks["reaper"]["count"] == 1, "{tasks}");
+    assert_eq!((code, &tasks["stream"]["count"]), (200, &serde_json::json!(1)), "{tasks}");
+    assert!(tasks["stream"]["ages_ms"][0].is_u64() && tasks["core"]["count"] == 1, "{tasks}");
     held.release().await.unwrap();
     client.shutdown().await;
     integration_tests::eventually("the stream's task is gone", SOON, async || {
         let (_, tasks) = http(&world, reqwest::Method::GET, "/debug/tasks", "").await;
-        if tasks.contains("attachment") { Err(tasks) } else { Ok(()) }
+        if tasks.contains("stream") { Err(tasks) } else { Ok(()) }
     })
     .await;
 }

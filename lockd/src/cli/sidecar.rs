@@ -46,8 +46,8 @@ use super::{
     Exit, Globals, connect::Target, exit::Failure, output, run::duration, serve::stop_on_signals,
 };
 use crate::{
-    telemetry::logs::{LogFormat, Logs},
     serve::Lifecycle,
+    telemetry::logs::{LogFormat, Logs},
 };
 
 /// How many streams of events there may be at a time.

@@ -31,7 +31,9 @@ impl<L: Log> Core<L> {
                 self.refuse(proposals, &error);
             }
             Event::Barrier(number) => self.passed_barrier(number),
-            Event::Checkpoint { floor, which, chunks } => self.checkpoint_is_durable(floor, which, chunks),
+            Event::Checkpoint { floor, which, chunks } => {
+                self.checkpoint_is_durable(floor, which, chunks)
+            }
             Event::Failed(error) => return Err(error),
         }
         Ok(())

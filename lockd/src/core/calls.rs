@@ -2,7 +2,10 @@
 
 use std::collections::HashMap;
 
-use lockd_proto::{FencingToken, RequestId, SessionId, clock::Instant};
+use lockd_proto::{
+    FencingToken, RequestId, SessionId,
+    clock::{Clock, Instant},
+};
 
 use super::{
     Core,
@@ -17,6 +20,7 @@ use super::{
 use crate::{
     log::Log,
     record::{Attach, LockId, Open, Operation, Position, Release, WaitEnd},
+    telemetry::metrics,
 };
 
 /// Calls that wait for more than the outcome of their operation.
@@ -27,6 +31,8 @@ pub(super) struct Calls {
     opening: usize,
     /// When releases came in that others wait for, by the token that is released.
     releasing: HashMap<Position, Instant>,
+    /// When releases came in whose locks have passed on in this turn.
+    handed_over: Vec<Instant>,
 }
 
 /// A call that waits.
@@ -81,8 +87,19 @@ impl Calls {
         self.releasing.insert(token, now);
     }
 
-    pub(super) fn released(&mut self, token: Position) -> Option<Instant> {
-        self.releasing.remove(&token)
+    /// What was released has passed on.
+    pub(super) fn handed_over(&mut self, token: Position) {
+        self.handed_over.extend(self.releasing.remove(&token));
+    }
+
+    /// What has passed on in this turn is durable, and its new holders hear of it.
+    pub(super) fn measure_handoffs(&mut self, clock: &Clock) {
+        if !self.handed_over.is_empty() {
+            let now = clock.now();
+            for asked in self.handed_over.drain(..) {
+                metrics::handed_over(now.saturating_duration_since(asked));
+            }
+        }
     }
 }
 
@@ -204,12 +221,7 @@ impl<L: Log> Core<L> {
         drop(reply.send(answer.ok_or_else(stale)));
     }
 
-    fn call_acquire(
-        &mut self,
-        by: Credential,
-        acquire: Box<Acquire>,
-        reply: Reply<AcquireReply>,
-    ) {
+    fn call_acquire(&mut self, by: Credential, acquire: Box<Acquire>, reply: Reply<AcquireReply>) {
         let kept = acquire.clone();
         let again = move |by, reply| Call::Acquire(by, kept, reply);
         let Some(reply) = self.proven(by, reply, again) else { return };

@@ -9,7 +9,10 @@ use std::{
     time::Duration,
 };
 
-use lockd_proto::SessionId;
+use lockd_proto::{
+    SessionId,
+    clock::{Clock, Instant},
+};
 
 use super::{
     Core,
@@ -20,6 +23,7 @@ use super::{
 use crate::{
     log::{Draft, Log, LogError, MAX_OPERATIONS, Room},
     record::{Operation, Record},
+    telemetry::metrics,
 };
 
 /// Operations that wait for a lane. More are refused: the log can't keep up, or is away.
@@ -34,7 +38,11 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The lanes of a log.
 #[derive(Debug)]
-pub(super) struct Lanes(Vec<Lane>);
+pub(super) struct Lanes {
+    all: Vec<Lane>,
+    /// Operations that were appended and are not known to be durable, and since when.
+    uncommitted: Option<(usize, Instant)>,
+}
 
 #[derive(Debug, Default)]
 struct Lane {
@@ -45,32 +53,46 @@ struct Lane {
 
 impl Lanes {
     pub(super) fn new(count: usize) -> Self {
-        Self((0..count.max(1)).map(|_| Lane::default()).collect())
+        let all = (0..count.max(1)).map(|_| Lane::default()).collect();
+        Self { all, uncommitted: None }
     }
 
     fn lane_of(&mut self, session: Option<SessionId>) -> &mut Lane {
         let mut hasher = DefaultHasher::new();
         session.hash(&mut hasher);
-        let count = self.0.len() as u64;
+        let count = self.all.len() as u64;
         let lane = usize::try_from(hasher.finish() % count).unwrap_or_default();
         // There is at least one, and `lane` is less than their number.
         #[allow(clippy::indexing_slicing, reason = "the remainder is within the length")]
-        &mut self.0[lane]
+        &mut self.all[lane]
     }
 
     /// Takes what is under way on a lane: its record has landed, or never will.
     pub(super) fn landed(&mut self, lane: usize) -> Vec<Proposal> {
-        self.0.get_mut(lane).map(|lane| std::mem::take(&mut lane.under_way)).unwrap_or_default()
+        self.all.get_mut(lane).map(|lane| std::mem::take(&mut lane.under_way)).unwrap_or_default()
     }
 
     /// Takes everything, under way or not.
     pub(super) fn take_all(&mut self) -> Vec<Proposal> {
-        let all = self.0.iter_mut();
+        let all = self.all.iter_mut();
         all.flat_map(|lane| lane.under_way.drain(..).chain(lane.waiting.drain(..))).collect()
     }
 
-    fn old(&mut self, before: lockd_proto::clock::Instant) -> Vec<Ticket> {
-        let all = self.0.iter_mut();
+    /// Operations were appended.
+    fn appended(&mut self, count: usize, now: Instant) {
+        let (before, since) = self.uncommitted.unwrap_or((0, now));
+        self.uncommitted = Some((before + count, since));
+    }
+
+    /// What was appended is durable.
+    pub(super) fn committed(&mut self, clock: &Clock) {
+        if let Some((count, since)) = self.uncommitted.take() {
+            metrics::committed(count, clock.now().saturating_duration_since(since));
+        }
+    }
+
+    fn old(&mut self, before: Instant) -> Vec<Ticket> {
+        let all = self.all.iter_mut();
         let proposals = all.flat_map(|lane| lane.under_way.iter_mut().chain(&mut lane.waiting));
         let old = proposals.filter(|it| it.since < before);
         old.filter_map(|it| it.ticket.give_up()).collect()
@@ -160,7 +182,7 @@ impl<L: Log> Core<L> {
         if self.me.is_none() {
             return Ok(());
         }
-        for lane in 0..self.lanes.0.len() {
+        for lane in 0..self.lanes.all.len() {
             self.append_to(lane)?;
         }
         self.looks.ask_barrier(&mut self.log);
@@ -169,7 +191,7 @@ impl<L: Log> Core<L> {
 
     fn append_to(&mut self, index: usize) -> Result<(), LogError> {
         while self.log.is_idle(index) {
-            let Some(lane) = self.lanes.0.get_mut(index) else { return Ok(()) };
+            let Some(lane) = self.lanes.all.get_mut(index) else { return Ok(()) };
             let Some((proposals, room)) = lane.next_record() else { return Ok(()) };
             let (operations, tickets): (Vec<_>, Vec<_>) =
                 proposals.into_iter().map(|it| (it.operation, (it.ticket, it.since))).unzip();
@@ -184,13 +206,15 @@ impl<L: Log> Core<L> {
                 record.encode().map_err(|error| LogError::Broken(error.to_string()))?.into();
             let draft = Draft { operations: count, bytes, room, floor };
             let appended = self.log.append(index, draft);
+            let record_len = record.operations.len();
             let proposals = record.operations.into_iter().zip(tickets);
-            let proposals = proposals
+            let proposals: Vec<_> = proposals
                 .map(|(operation, (ticket, since))| Proposal { operation, ticket, since })
                 .collect();
-            match (appended, self.lanes.0.get_mut(index)) {
+            match (appended, self.lanes.all.get_mut(index)) {
                 (Ok(()), Some(lane)) => {
                     lane.under_way = proposals;
+                    self.lanes.appended(record_len, self.now);
                     return Ok(());
                 }
                 (Ok(()), None) => return Ok(()),
@@ -202,16 +226,10 @@ impl<L: Log> Core<L> {
     }
 
     /// A record found no room. What may use the reserve is tried again without the rest.
-    fn no_room(
-        &mut self,
-        index: usize,
-        proposals: Vec<Proposal>,
-        room: Room,
-        error: &LogError,
-    ) {
+    fn no_room(&mut self, index: usize, proposals: Vec<Proposal>, room: Room, error: &LogError) {
         let may_try = |it: &Proposal| room == Room::Ordinary && room_of(&it.operation) != room;
         let (again, refused): (Vec<_>, Vec<_>) = proposals.into_iter().partition(may_try);
-        if let Some(lane) = self.lanes.0.get_mut(index) {
+        if let Some(lane) = self.lanes.all.get_mut(index) {
             again.into_iter().rev().for_each(|it| lane.waiting.push_front(it));
         }
         self.refuse(refused, error);

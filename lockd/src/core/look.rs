@@ -94,8 +94,13 @@ impl<L: Log> Core<L> {
                 drop(reply.send(locks.into_iter().map(size).collect()));
             }
             Look::Get(..) | Look::List { .. } | Look::Explain(..) => {
-                let full = || Error::Log(crate::log::LogError::Unavailable("it does not keep up with \
-                    what it is asked".to_owned()));
+                let full = || {
+                    Error::Log(crate::log::LogError::Unavailable(
+                        "it does not keep up with \
+                    what it is asked"
+                            .to_owned(),
+                    ))
+                };
                 match self.not_fresh().or_else(|| (self.looks.len() >= MAX_WAITING).then(full)) {
                     Some(error) => refuse(look, &error),
                     None if self.log.profile().is_shared => {
@@ -123,7 +128,7 @@ impl<L: Log> Core<L> {
 
     /// A try whose lock was taken. It costs no write if that is still so.
     fn try_again(&mut self, enqueue: Box<Enqueue>, ticket: Ticket) {
-        if !self.is_hopeless(&enqueue) {
+        if !self.is_hopeless(&enqueue) || self.state.session(enqueue.session).is_none() {
             return self.propose(Operation::Enqueue(enqueue), ticket);
         }
         let taken = enqueue.locks.iter().find(|lock| !self.state.would_grant(lock, enqueue.mode));

@@ -61,7 +61,7 @@ impl<L: Log> Core<L> {
         let by = (session, request);
         let answer = match outcome {
             Outcome::Granted { token } => {
-                self.told(by, Told::Granted(token.0));
+                self.granted(by, token, cx);
                 Answer::Granted(request, token)
             }
             Outcome::Queued { token } => {
@@ -90,8 +90,10 @@ impl<L: Log> Core<L> {
                 Answer::Refused(request, Box::new(Refusal::Cancelled))
             }
             Outcome::Updated => Answer::Updated(request),
-            // Its client resumes by another stream, or hears when all have left.
-            Outcome::Superseded | Outcome::Leaving => return Some(by),
+            // Its client resumes by another stream.
+            Outcome::Superseded => return Some(by),
+            // Its client hears when all have left, which may be now.
+            Outcome::Leaving => return None,
             Outcome::Done
             | Outcome::Attached
             | Outcome::SecretMismatch
@@ -181,7 +183,9 @@ impl<L: Log> Core<L> {
                 self.answer_acquire(reply, by, outcome, cx);
                 return Some(by);
             }
-            CallTicket::Release(reply, named) => return self.answer_release(reply, *named, outcome),
+            CallTicket::Release(reply, named) => {
+                return self.answer_release(reply, *named, outcome);
+            }
             CallTicket::Open(reply, session) => {
                 self.calls.opened(true);
                 let ttl = self.state.session(session).map_or(0, |it| u64::from(it.ttl_ms));
@@ -267,7 +271,7 @@ impl<L: Log> Core<L> {
         }
         match outcome {
             Outcome::Granted { token } => {
-                self.told(by, Told::Granted(token.0));
+                self.granted(by, token, cx);
                 // A call before it waits for nothing any more.
                 if let Some(Waiter::Acquire { reply, .. }) = self.calls.take(by) {
                     self.reply(reply, Err(Error::Superseded));
@@ -337,6 +341,14 @@ impl<L: Log> Core<L> {
         self.timers.set(Timer::Wait(token), self.now + millis(wait), due);
     }
 
+    /// An acquire is granted by its own operation; by a retry, not for the first time.
+    fn granted(&mut self, by: (SessionId, RequestId), token: Position, cx: Context) {
+        self.told(by, Told::Granted(token.0));
+        if token == cx.at {
+            self.waited(by, cx.now);
+        }
+    }
+
     fn told(&mut self, by: (SessionId, RequestId), told: Told) {
         metrics::told(&told);
         self.parts.traces.told(by, told);
@@ -366,9 +378,7 @@ impl<L: Log> Core<L> {
                 let parent = trace.and_then(|trace| trace.parse().ok());
                 let hold = hold_of(parent, from_request);
                 self.parts.traces.handed_over((session, request), hold);
-                if let Some(asked) = self.calls.released(from) {
-                    metrics::handed_over(self.now.saturating_duration_since(asked));
-                }
+                self.calls.handed_over(from);
             }
             Effect::Delayed { lock, token, since, delay_ms } => {
                 self.delayed(lock, token, (since, delay_ms));
@@ -459,9 +469,7 @@ impl<L: Log> Core<L> {
 
     /// Measures how long a granted entry has waited.
     fn waited(&self, by: (SessionId, RequestId), joined: crate::state::Moment) {
-        if let (Some(waited), Some(entry)) =
-            (self.since(joined), self.state.entry_of(by.0, by.1))
-        {
+        if let (Some(waited), Some(entry)) = (self.since(joined), self.state.entry_of(by.0, by.1)) {
             metrics::waited(waited);
             for lock in entry.locks.as_slice() {
                 metrics::lock_granted(lock.namespace(), lock.name());
@@ -500,7 +508,9 @@ impl<L: Log> Core<L> {
                 drop(reply.send(Err(error)));
             }
             CallTicket::KeepAlive(reply, _) => drop(reply.send(Err(error))),
-            CallTicket::Close(reply) | CallTicket::Cancel(reply, _) | CallTicket::Update(reply, _) => {
+            CallTicket::Close(reply)
+            | CallTicket::Cancel(reply, _)
+            | CallTicket::Update(reply, _) => {
                 drop(reply.send(Err(error)));
             }
             CallTicket::Acquire(reply, by) => {

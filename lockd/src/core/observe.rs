@@ -24,8 +24,7 @@ const MAX_CHANGED: usize = 10_000;
 const PAGE_LOCKS: usize = 256;
 
 /// How much of each queue an observer is shown, and of all queues at a time.
-pub const SHOWN: Page =
-    Page { after: Position(0), entries: 100, bytes: 256 * 1024 };
+pub const SHOWN: Page = Page { after: Position(0), entries: 100, bytes: 256 * 1024 };
 
 /// Names an observer within this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -223,7 +222,9 @@ impl Observers {
     pub(super) fn feed(&mut self, state: &State) {
         let ready: Vec<_> = self.hungry.iter().copied().collect();
         for key in ready {
-            let Some(observer) = self.all.get_mut(&key).filter(|it| it.has_news()) else { continue };
+            let Some(observer) = self.all.get_mut(&key).filter(|it| it.has_news()) else {
+                continue;
+            };
             let seen = observer.next(state);
             if let Some(watched) = observer.watched.upgrade().filter(|_| !seen.is_empty()) {
                 self.hungry.remove(&key);

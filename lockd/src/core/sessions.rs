@@ -107,10 +107,7 @@ impl<L: Log> Core<L> {
 
     /// A wait by a call to a replica that is gone ends if its client does not ask again in time. A stream
     /// says what it still waits for when it resumes.
-    fn count_orphaned_waits(
-        &mut self,
-        is_gone: impl Fn(&crate::state::State, ReplicaId) -> bool,
-    ) {
+    fn count_orphaned_waits(&mut self, is_gone: impl Fn(&crate::state::State, ReplicaId) -> bool) {
         let state = &self.state;
         let gone = state.waits().filter(|entry| entry.asker.stream == 0);
         let gone = gone.filter(|entry| is_gone(state, entry.asker.author));

@@ -52,6 +52,8 @@ struct Stream {
     outbox: Arc<Outbox>,
     /// Who waits for the stream to be attached; `None` once it is.
     begun: Option<oneshot::Sender<Result<(), Error>>>,
+    /// Answers that have to follow the first one.
+    early: Vec<Answer>,
     /// Requests whose outcome is still to come.
     under_way: usize,
     /// Whether it ends once nothing is under way.
@@ -75,7 +77,11 @@ impl Streams {
 
     /// Adds an answer that leaves when what it rests on is durable. Says whether there is a stream.
     pub(super) fn stage(&mut self, stream: StreamKey, answer: Answer) -> bool {
-        let Some(there) = self.all.get(&stream) else { return false };
+        let Some(there) = self.all.get_mut(&stream) else { return false };
+        if there.begun.is_some() {
+            there.early.push(answer);
+            return true;
+        }
         there.outbox.stage(answer);
         self.staged.insert(stream);
         true
@@ -83,10 +89,13 @@ impl Streams {
 
     /// Adds an answer that need not wait.
     pub(super) fn push(&mut self, stream: StreamKey, answer: Answer) {
-        if let Some(there) = self.all.get(&stream) {
-            there.outbox.push(answer);
-            self.staged.insert(stream);
+        let Some(there) = self.all.get_mut(&stream) else { return };
+        if there.begun.is_some() {
+            there.early.push(answer);
+            return;
         }
+        there.outbox.push(answer);
+        self.staged.insert(stream);
     }
 
     pub(super) fn flush(&mut self, durable: Position, now: Instant) {
@@ -173,7 +182,8 @@ impl<L: Log> Core<L> {
             Hello::Resume { by, .. } => (by.session, by.stream),
         };
         let begun = Some(reply);
-        let there = Stream { session, number, outbox, begun, under_way: 1, leaving: None };
+        let early = Vec::new();
+        let there = Stream { session, number, outbox, begun, early, under_way: 1, leaving: None };
         self.streams.all.insert(stream, there);
         self.calls.opens(matches!(hello, Hello::Open(_)));
         let (operation, opens) = match hello {
@@ -224,7 +234,8 @@ impl<L: Log> Core<L> {
         let Some(there) = self.streams.all.get_mut(&stream) else {
             return self.unheard_session(stream, opens, outcome);
         };
-        let (session, begun) = (there.session, there.begun.take());
+        let (session, begun, early) =
+            (there.session, there.begun.take(), std::mem::take(&mut there.early));
         let error = match outcome {
             Outcome::Attached => None,
             Outcome::NoSession => Some(Error::SessionNotFound(session)),
@@ -245,6 +256,9 @@ impl<L: Log> Core<L> {
         self.must_sync = true;
         let attached = self.attached_answer(session);
         self.streams.stage(stream, Answer::Attached(Box::new(attached)));
+        for answer in early {
+            self.streams.stage(stream, answer);
+        }
         if let Some(begun) = begun
             && begun.send(Ok(())).is_err()
         {
@@ -371,7 +385,6 @@ impl<L: Log> Core<L> {
     pub(super) fn is_hopeless(&self, enqueue: &Enqueue) -> bool {
         enqueue.wait == Wait::Not
             && enqueue.mode != Mode::Once
-            && self.state.session(enqueue.session).is_some()
             && self.state.entry_of(enqueue.session, enqueue.request).is_none()
             && enqueue.locks.iter().all(|lock| self.state.is_of_kind(lock, enqueue.mode.kind()))
             && !enqueue.locks.iter().all(|lock| self.state.would_grant(lock, enqueue.mode))

@@ -368,9 +368,12 @@ async fn exactly_so_many_sessions_get_in() {
     let opening = (0..50).map(|_| replica.try_session(LONG));
     let opened = futures::future::join_all(opening).await;
     assert_eq!(opened.iter().filter(|it| it.is_ok()).count(), 20);
-    assert!(opened.iter().flat_map(|it| it.as_ref().err()).all(|error| {
-        matches!(error, Error::TooManySessions { limit: 20 })
-    }));
+    assert!(
+        opened
+            .iter()
+            .flat_map(|it| it.as_ref().err())
+            .all(|error| { matches!(error, Error::TooManySessions { limit: 20 }) })
+    );
 }
 
 #[tokio::test(start_paused = true)]

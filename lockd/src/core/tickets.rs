@@ -42,7 +42,11 @@ impl Ticket {
                 CallTicket::Acquire(_, (session, request)) => Self::Unheard(session, request),
                 _ => Self::None,
             },
-            Self::None | Self::Begin(..) | Self::Stream(..) | Self::Close(_) | Self::Unheard(..) => {
+            Self::None
+            | Self::Begin(..)
+            | Self::Stream(..)
+            | Self::Close(_)
+            | Self::Unheard(..) => {
                 return None;
             }
         };

@@ -177,7 +177,7 @@ impl Journal {
     }
 
     /// Checks that the folder and the files in use are still at their paths, and what room there is.
-    /// Every [`sync`](Log::sync) and [`settle`](Self::settle) does it once a second.
+    /// Every [`sync`](Log::sync) and [`settle`](Log::settle) does it once a second.
     ///
     /// # Errors
     /// They are not: what is written would be lost.

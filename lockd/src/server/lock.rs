@@ -194,8 +194,7 @@ async fn list(api: &Api, request: v1::ListRequest) -> Result<v1::ListResponse, E
         name => Some(path(&request.namespace, name)?),
     };
     let page = SHOWN;
-    let listed =
-        api.core.ask(|reply| Look::List { prefix, after, limit, page, reply }).await?;
+    let listed = api.core.ask(|reply| Look::List { prefix, after, limit, page, reply }).await?;
     let last = listed.queues.last().filter(|_| listed.more);
     Ok(v1::ListResponse {
         next_page_token: last.map(|queue| queue.lock.name().to_owned()).unwrap_or_default(),

@@ -9,7 +9,7 @@ use lockd_proto::v1::{
 };
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{Api, secret::Secret, stream, translate};
+use super::{Api, stream, translate};
 use crate::core::{ask::Call, error::Error};
 
 #[tonic::async_trait]
@@ -57,7 +57,7 @@ async fn open(api: &Api, request: OpenSessionRequest) -> Result<OpenSessionRespo
         ttl: Some(translate::to_wire_duration(opened.ttl)),
         session: Some(SessionCredential {
             session_id: opened.session.to_string(),
-            secret: secret.map(Secret::reveal).unwrap_or_default(),
+            secret: secret.reveal(),
             stream: 0,
         }),
     })

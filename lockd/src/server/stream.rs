@@ -39,7 +39,7 @@ const MAX_MESSAGES: usize = 1024;
 /// The answers of a stream, as frames.
 pub(crate) struct Frames {
     answers: Answers,
-    /// The secret that was made for a client that has made none: it goes with the first answer.
+    /// The secret of a session that is opened: it goes with the first answer.
     secret: Option<Secret>,
 }
 
@@ -58,7 +58,8 @@ pub(super) async fn attach(
     mut inbound: Streaming<AttachRequest>,
 ) -> Result<Frames, Status> {
     let first = tokio::time::timeout(FIRST_FRAME, inbound.message()).await;
-    let first = first.map_err(|_| to_status(&Error::Protocol("no first message within 10 s")))??;
+    let first =
+        first.map_err(|_| to_status(&Error::Protocol("no first message within 10 s")))??;
     let messages = first.map(|first| first.messages).unwrap_or_default();
     let mut messages = messages.into_iter();
     let (hello, secret) = hello(messages.next().and_then(|it| it.message))?;
@@ -82,7 +83,7 @@ fn hello(first: Option<Asked>) -> Result<(Hello, Option<Secret>), Error> {
     match first {
         Some(Asked::Open(open)) => {
             let (open, secret) = translate::open(open)?;
-            Ok((Hello::Open(Box::new(open)), secret))
+            Ok((Hello::Open(Box::new(open)), Some(secret)))
         }
         Some(Asked::Resume(resume)) => {
             let by = translate::credential(resume.session)?;

@@ -100,27 +100,24 @@ pub(super) fn credential(session: Option<v1::SessionCredential>) -> Result<Crede
     Ok(Credential { session: session_id.parse()?, secret_hash, stream })
 }
 
-/// A session to be opened. The secret is given where it was made here, for a client that has made none.
-pub(super) fn open(request: v1::OpenSessionRequest) -> Result<(Open, Option<Secret>), Error> {
+/// A session to be opened, and its secret, which is made here for a client that has made none.
+pub(super) fn open(request: v1::OpenSessionRequest) -> Result<(Open, Secret), Error> {
     let ttl = request.ttl.map(|ttl| duration("ttl", ttl)).transpose()?;
     let ttl = TTLS.check(ttl.unwrap_or(DEFAULT_TTL))?;
     let client = client(request.client)?;
-    let (session, stream, secret, made) = match request.session {
+    let (session, stream, secret) = match request.session {
         Some(session) => {
             let secret = Secret::new(session.secret);
             if !secret.is_well_formed() {
                 let problem = "is no 64 hexadecimal digits: make it of 32 random bytes";
                 return Err(invalid("session.secret", problem));
             }
-            (session.session_id.parse()?, session.stream, secret.hash(), None)
+            (session.session_id.parse()?, session.stream, secret)
         }
-        None => {
-            let secret = Secret::random()?;
-            (SessionId::random(), 0, secret.hash(), Some(secret))
-        }
+        None => (SessionId::random(), 0, Secret::random()?),
     };
     let ttl_ms = u32::try_from(ttl.get().as_millis()).unwrap_or(u32::MAX);
-    Ok((Open { session, stream, secret_hash: secret, ttl_ms, client }, made))
+    Ok((Open { session, stream, secret_hash: secret.hash(), ttl_ms, client }, secret))
 }
 
 fn client(client: Option<v1::ClientInfo>) -> Result<Client, Error> {

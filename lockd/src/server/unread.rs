@@ -137,9 +137,8 @@ fn bounded(
     let size = response.extensions().get::<Size>().copied();
     let (Some(Size(bytes)), Some(connection)) = (size, connection) else { return response };
     match unread.count(connection, bytes) {
-        Some(counted) => {
-            response.map(|body| tonic::body::Body::new(Pieces { body, rest: Bytes::new(), counted }))
-        }
+        Some(counted) => response
+            .map(|body| tonic::body::Body::new(Pieces { body, rest: Bytes::new(), counted })),
         None => Status::from(Error::SlowConsumer).into_http(),
     }
 }

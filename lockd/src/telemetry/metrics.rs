@@ -9,7 +9,10 @@ use std::{
     time::Duration,
 };
 
-use metrics::{Counter, Histogram, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use metrics::{
+    Counter, Histogram, counter, describe_counter, describe_gauge, describe_histogram, gauge,
+    histogram,
+};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::runtime::Handle;
 
@@ -161,7 +164,10 @@ fn describe() {
         "lockd_fencing_rejections_total",
         "Releases that were refused: their token is another holder's, or an earlier one's"
     );
-    describe_counter!("lockd_task_panics_total", "Tasks that have panicked, each a defect of lockd");
+    describe_counter!(
+        "lockd_task_panics_total",
+        "Tasks that have panicked, each a defect of lockd"
+    );
     describe_counter!("lockd_commits_failed_total", "Commits that failed");
     describe_histogram!("lockd_wait_seconds", "From joining a queue to the grant, if told here");
     describe_histogram!("lockd_hold_seconds", "How long a lock was held by its first holder");

@@ -47,8 +47,14 @@ async fn a_resignation_is_told_of_before_the_next_one_leads(world: World) {
     };
     let first = start("first").await;
     let token = first.leads().await;
-    let state: Value = serde_json::from_str(&first.read("state.json")).unwrap();
-    assert_eq!((&state["leader"], &state["token"]), (&json!(true), &json!(token.to_string())));
+    // The file follows the answer to `/leader`.
+    integration_tests::eventually("its state file says that it leads", SOON, async || {
+        let state: Value = serde_json::from_str(&first.read("state.json")).unwrap();
+        let leads =
+            (&state["leader"], &state["token"]) == (&json!(true), &json!(token.to_string()));
+        if leads { Ok(()) } else { Err(state) }
+    })
+    .await;
     let second = start("second").await;
     second.answers("/standby", 200).await;
     let resigned = first.post("/v1/elections/e:resign").await;
