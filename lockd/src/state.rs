@@ -22,6 +22,7 @@ mod look;
 pub mod queue;
 mod session;
 mod settle;
+mod turn;
 mod update;
 mod waits;
 
@@ -41,7 +42,7 @@ pub use entry::{Asker, Details, Entry, Locks, Stage};
 pub use look::{Counts, Page, QueuePage};
 use queue::{Queue, Seated};
 pub use session::{Ending, Session};
-use settle::Turn;
+use turn::{Buffers, Turn};
 pub use waits::{Blockers, Owner, Wait};
 
 use crate::record::{LockId, Mode, Operation, Position, ReplicaId};
@@ -75,7 +76,7 @@ pub struct State {
     sessions: Slab<Session>,
     by_id: HashMap<SessionId, u32>,
     entries: Slab<Entry>,
-    locks: BTreeMap<LockId, Lock>,
+    locks: BTreeMap<LockId, Box<Lock>>,
     /// What onces have left.
     results: BTreeMap<LockId, Finished>,
     owners: waits::Owners,
@@ -87,6 +88,7 @@ pub struct State {
     bytes: u64,
     checkpoint: Option<Checkpoint>,
     scratch: Vec<u8>,
+    buffers: Buffers,
 }
 
 /// A lock that has entries.
@@ -141,6 +143,7 @@ impl Default for State {
             bytes: 0,
             checkpoint: None,
             scratch: Vec::new(),
+            buffers: Buffers::default(),
         };
         state.seal_meta();
         state
@@ -155,7 +158,7 @@ impl State {
         cx: Context,
         effects: &mut Vec<Effect>,
     ) -> Outcome {
-        let mut turn = Turn::new(cx, effects);
+        let mut turn = Turn::new(cx, effects, std::mem::take(&mut self.buffers));
         let outcome = match operation {
             Operation::Start => self.start(cx),
             Operation::Open(open) => self.open(*open, &mut turn),
@@ -183,6 +186,7 @@ impl State {
             Operation::Floor(floor) => self.raise_floor(floor, &mut turn),
         };
         self.settle(&mut turn);
+        self.buffers = turn.into_buffers();
         self.at = self.at.max(cx.at);
         outcome
     }

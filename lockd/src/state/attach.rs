@@ -7,7 +7,7 @@ use std::{
 
 use lockd_proto::SessionId;
 
-use super::{Effect, Entry, Outcome, Session, SessionEnd, State, enqueue::slot, settle::Turn};
+use super::{Effect, Entry, Outcome, Session, SessionEnd, State, enqueue::slot, turn::Turn};
 use crate::record::{Attach, Open, Position, ReplicaId};
 
 impl Session {

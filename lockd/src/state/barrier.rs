@@ -8,7 +8,7 @@
 
 use super::{
     Outcome, Stage, State,
-    settle::{Exit, Turn},
+    turn::{Exit, Turn},
 };
 use crate::record::{Kind, LockId};
 

@@ -2,7 +2,7 @@
 
 use super::{
     Ahead, Asker, Entry, Failure, MAX_ENTRIES, Outcome, Queue, Refusal, Seat, Stage, State,
-    settle::{Exit, Turn},
+    turn::{Exit, Turn},
 };
 use crate::record::{Enqueue, LockId, Mode, Wait};
 
@@ -65,7 +65,9 @@ impl State {
     fn obstacle(&self, enqueue: &Enqueue) -> Option<Outcome> {
         let mode = enqueue.mode;
         for lock in &enqueue.locks {
-            if let Some(finished) = self.results.get(lock).filter(|_| mode == Mode::Once) {
+            if mode == Mode::Once
+                && let Some(finished) = self.results.get(lock)
+            {
                 return Some(Outcome::Refused(Refusal::Done(finished.result.clone())));
             }
             let Some(there) = self.locks.get(lock) else {

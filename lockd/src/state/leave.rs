@@ -5,7 +5,7 @@ use lockd_proto::{RequestId, SessionId};
 use super::{
     Described, Effect, Entry, Failure, MAX_ENTRIES, Outcome, SessionEnd, Stage, State,
     session::Ending,
-    settle::{Exit, Turn},
+    turn::{Exit, Turn},
 };
 use crate::record::{LockId, Mode, OnLoss, Position, Release, WaitEnd};
 
@@ -102,16 +102,13 @@ impl State {
         let Some(entry) = self.entry(slot) else {
             return Outcome::AlreadyLost;
         };
-        let alone =
-            |lock: &LockId| self.locks.get(lock).is_some_and(|there| there.queue.len() == 1);
         let plain_mode =
             matches!(entry.mode, Mode::Exclusive | Mode::Shared | Mode::Permits { .. });
-        let is_plain = plain_mode
-            && entry.lock_delay_ms == 0
-            && entry.asker.stream != 0
-            && entry.locks.as_slice().iter().all(alone);
+        let is_plain = plain_mode && entry.lock_delay_ms == 0 && entry.asker.stream != 0;
+        let locks = entry.locks.as_slice().len();
         self.take_out(slot, Exit::BySession, turn);
-        Outcome::Released { is_plain }
+        self.settle(turn);
+        Outcome::Released { is_plain: is_plain && turn.freed == locks }
     }
 
     pub(super) fn end_wait(

@@ -153,8 +153,8 @@ impl State {
     /// How many entries hold a lock, and how many wait for it.
     #[must_use]
     pub fn size(&self, lock: &LockId) -> (usize, usize) {
-        let size = |there: &Lock| (there.queue.held(), there.queue.len() - there.queue.held());
-        self.locks.get(lock).map(size).unwrap_or_default()
+        let queue = self.locks.get(lock).map(|there| &there.queue);
+        queue.map(|queue| (queue.held(), queue.waiting())).unwrap_or_default()
     }
 
     /// A part of a lock's queue; `None` when the lock is free.

@@ -4,14 +4,16 @@
 //! holds it is a pure function of that order, the grant rule: the longest run of entries at
 //! the head that are compatible with one another. An entry's position is its fencing token.
 //! A grant therefore needs no write of its own. When an entry leaves, those that can hold
-//! now do, and since nobody overtakes and entries join only at the end, tokens grow with
-//! every grant and nobody starves.
+//! now do, and since there is no overtaking and entries join only at the end, tokens grow with
+//! every grant and no entry starves.
 //!
-//! A barrier is held by its first parties once they are all there, and by nobody before.
+//! A barrier is held by its first parties once they are all there, and by none before.
 //!
 //! No I/O, no clock, no async.
 
-use std::collections::VecDeque;
+mod line;
+
+use line::Line;
 
 use crate::record::{Kind, Mode, Position};
 
@@ -27,20 +29,16 @@ const FEW: usize = 4;
 /// The entries of one lock, and how far down the queue it is held.
 #[derive(Debug, Clone)]
 pub struct Queue<T> {
-    /// In the order of their positions: they join at the end, and most leave at the head. Where an
-    /// entry is, is how many are ahead of it.
-    entries: VecDeque<(Position, T)>,
-    /// The last entry that was granted. All before it were too.
-    reach: Position,
-    /// What the holders take of the capacity.
-    taken: u64,
-    /// How many hold.
+    entries: Line<T>,
+    /// How many hold: the first ones.
     held: usize,
+    /// What they take of the capacity.
+    taken: u64,
 }
 
 impl<T> Default for Queue<T> {
     fn default() -> Self {
-        Self { entries: VecDeque::new(), reach: Position::default(), taken: 0, held: 0 }
+        Self { entries: Line::default(), held: 0, taken: 0 }
     }
 }
 
@@ -71,10 +69,6 @@ pub fn holders(modes: impl IntoIterator<Item = Mode>) -> usize {
 impl<T: Seated> Queue<T> {
     /// Adds the entry that was created at a position.
     pub fn insert(&mut self, at: Position, entry: T) {
-        if self.entries.is_empty() {
-            // Most locks are held and nobody waits.
-            self.entries.reserve_exact(1);
-        }
         let place = self.ahead_of(at);
         match self.entries.get_mut(place) {
             Some((there, before)) if *there == at => *before = entry,
@@ -86,47 +80,49 @@ impl<T: Seated> Queue<T> {
     pub fn remove(&mut self, leaving: &[Position]) {
         if leaving.len() < FEW {
             for at in leaving {
-                let entry = self.place(*at).and_then(|place| self.entries.remove(place));
-                entry.into_iter().for_each(|(at, entry)| self.give_back(at, entry.mode()));
+                let place = self.place(*at);
+                let left = place.and_then(|place| Some((place, self.entries.remove(place)?)));
+                if let Some((_, (_, entry))) = left.filter(|(place, _)| *place < self.held) {
+                    self.give_back(entry.mode());
+                }
             }
             return;
         }
         // Each entry behind one that leaves moves up once.
         let mut leaving = leaving.iter().peekable();
         let mut entries = std::mem::take(&mut self.entries);
+        let mut holders = 0..self.held;
         entries.retain(|(at, entry)| {
+            let is_holder = holders.next().is_some();
             while leaving.next_if(|next| *next < at).is_some() {}
             let leaves = leaving.next_if_eq(&at).is_some();
-            if leaves {
-                self.give_back(*at, entry.mode());
+            if leaves && is_holder {
+                self.give_back(entry.mode());
             }
             !leaves
         });
         self.entries = entries;
     }
 
-    fn give_back(&mut self, at: Position, mode: Mode) {
-        if at > self.reach || self.held == 0 {
-            return;
-        }
+    /// A holder has left.
+    fn give_back(&mut self, mode: Mode) {
         if let Mode::Party { .. } = mode {
             // Parties go together. What is left of a barrier that was broken holds nothing.
-            (self.taken, self.held) = (0, 0);
+            (self.held, self.taken) = (0, 0);
         } else {
-            self.taken -= mode.weight();
             self.held -= 1;
+            self.taken -= mode.weight();
         }
     }
 
     /// Puts a changed entry in the place of what it was.
     pub fn replace(&mut self, at: Position, entry: T) {
         let weight = entry.mode().weight();
-        let place = self.place(at);
-        let Some((_, there)) = place.and_then(|at| self.entries.get_mut(at)) else {
+        let Some(place) = self.place(at) else {
             return;
         };
-        let before = std::mem::replace(there, entry);
-        if at <= self.reach {
+        let before = self.entries.get_mut(place).map(|(_, there)| std::mem::replace(there, entry));
+        if let Some(before) = before.filter(|_| place < self.held) {
             self.taken = self.taken - before.mode().weight() + weight;
         }
     }
@@ -135,8 +131,7 @@ impl<T: Seated> Queue<T> {
     /// belong together are all applied before this is asked: an entry that goes in the same
     /// step as the holder was never granted anything.
     pub fn advance(&mut self) -> impl Iterator<Item = &T> {
-        let before = if self.held == 0 { Position::default() } else { self.reach };
-        let mut reach = before;
+        let before = self.held;
         // Parties come in together or not at all, and only when all before them have left.
         let missing = |parties: u32| (self.entries.len() as u64) < u64::from(parties);
         let meets = |kind: &Kind| match kind {
@@ -144,25 +139,21 @@ impl<T: Seated> Queue<T> {
             Kind::Lock | Kind::Semaphore { .. } | Kind::Group(_) | Kind::Once => true,
         };
         if let Some(kind) = self.kind().filter(meets) {
-            let next = self.entries.range(self.up_to(before)..);
-            let next = next.take_while(|(_, entry)| entry.mode().kind() == kind);
-            let (mut taken, mut held) = (self.taken, self.held);
-            for (at, entry) in next {
-                if taken + entry.mode().weight() > kind.capacity() {
+            for (_, entry) in self.entries.from(before) {
+                let (mode, taken) = (entry.mode(), self.taken + entry.mode().weight());
+                if mode.kind() != kind || taken > kind.capacity() {
                     break;
                 }
-                (taken, held, reach) = (taken + entry.mode().weight(), held + 1, *at);
+                (self.held, self.taken) = (self.held + 1, taken);
             }
-            (self.taken, self.held) = (taken, held);
         }
-        self.reach = reach;
-        self.entries.range(self.up_to(before)..self.up_to(reach)).map(|(_, entry)| entry)
+        self.entries.from(before).take(self.held - before).map(|(_, entry)| entry)
     }
 
     /// What it is: the kind of its first entry.
     #[must_use]
     pub fn kind(&self) -> Option<Kind> {
-        self.entries.front().map(|(_, entry)| entry.mode().kind())
+        self.entries.get(0).map(|(_, entry)| entry.mode().kind())
     }
 
     /// Whether an entry of this mode that joined now would hold at once.
@@ -185,12 +176,8 @@ impl<T: Seated> Queue<T> {
 
 impl<T> Queue<T> {
     fn place(&self, at: Position) -> Option<usize> {
-        self.entries.binary_search_by_key(&at, |(there, _)| *there).ok()
-    }
-
-    /// How many entries there are up to a position.
-    fn up_to(&self, at: Position) -> usize {
-        self.entries.partition_point(|(there, _)| *there <= at)
+        let place = self.ahead_of(at);
+        self.entries.get(place).filter(|(there, _)| *there == at).map(|_| place)
     }
 
     /// Whether the entry created at this position holds the lock.
@@ -207,13 +194,13 @@ impl<T> Queue<T> {
 
     /// The entries that hold the lock, oldest first.
     pub fn holders(&self) -> impl Iterator<Item = &T> {
-        self.entries.iter().take(self.held).map(|(_, entry)| entry)
+        self.iter().take(self.held).map(|(_, entry)| entry)
     }
 
     /// The entries after a position that hold the lock.
     pub fn holders_after(&self, at: Position) -> impl Iterator<Item = (Position, &T)> {
-        let from = self.up_to(at).min(self.held);
-        self.entries.range(from..self.held).map(|(at, entry)| (*at, entry))
+        let from = self.entries.up_to(at);
+        self.after(at).take(self.held.saturating_sub(from))
     }
 
     /// The entry that was created at a position.
@@ -225,12 +212,13 @@ impl<T> Queue<T> {
     /// How many entries are ahead of the one created at this position.
     #[must_use]
     pub fn ahead_of(&self, at: Position) -> usize {
-        self.entries.partition_point(|(there, _)| *there < at)
+        // Positions are whole numbers.
+        at.0.checked_sub(1).map_or(0, |before| self.entries.up_to(Position(before)))
     }
 
     /// The entries in order, the holders first.
     pub fn iter(&self) -> impl Iterator<Item = (Position, &T)> {
-        self.entries.iter().map(|(at, entry)| (*at, entry))
+        self.entries.from(0).map(|(at, entry)| (*at, entry))
     }
 
     /// The entry ahead of the one created at this position.
@@ -242,13 +230,19 @@ impl<T> Queue<T> {
 
     /// The entries after a position, in order.
     pub fn after(&self, at: Position) -> impl Iterator<Item = (Position, &T)> {
-        self.entries.range(self.up_to(at)..).map(|(at, entry)| (*at, entry))
+        self.entries.from(self.entries.up_to(at)).map(|(at, entry)| (*at, entry))
     }
 
     /// How many entries there are, the holders included.
     #[must_use]
     pub fn len(&self) -> usize {
         self.entries.len()
+    }
+
+    /// How many entries wait.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.len() - self.held
     }
 
     /// How many entries hold the lock.
@@ -260,7 +254,7 @@ impl<T> Queue<T> {
     /// Whether the lock is free.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.len() == 0
     }
 }
 

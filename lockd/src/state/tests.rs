@@ -12,6 +12,7 @@ mod levels;
 mod locks;
 mod model;
 mod onces;
+mod reference;
 mod restore;
 mod retries;
 mod sessions;

@@ -5,7 +5,7 @@ use lockd_proto::{RequestId, SessionId};
 
 use super::{
     Described, Details, Effect, Entry, Failure, Finished, News, Outcome, Seat, Stage, State,
-    settle::{Exit, Turn},
+    turn::{Exit, Turn},
 };
 use crate::record::{Change, LockId, Mode};
 

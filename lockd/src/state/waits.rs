@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use lockd_proto::SessionId;
 
-use super::{Effect, Entry, Lock, Locks, Seat, Stage, State, settle::Turn};
+use super::{Effect, Entry, Locks, Seat, Stage, State, turn::Turn};
 use crate::record::{Blocked, LockId, Mode, Position};
 
 /// An owner: its namespace and name, as a path like that of a lock.
@@ -154,11 +154,10 @@ impl State {
     /// Whether a session holds a lock shared in the name of an owner.
     pub(super) fn holds_shared(&self, session: SessionId, lock: &LockId, owner: &str) -> bool {
         let first = self.owners.first(session, lock, owner_path(lock, owner));
-        let held = |there: &Lock| {
-            let seat = first.filter(|token| there.queue.is_held_by(*token));
-            seat.and_then(|token| there.queue.get(token)).is_some_and(|it| it.mode == Mode::Shared)
-        };
-        self.locks.get(lock).is_some_and(held)
+        let queue = self.locks.get(lock).map(|there| &there.queue);
+        let held = queue.zip(first).filter(|(queue, token)| queue.is_held_by(*token));
+        let seat = held.and_then(|(queue, token)| queue.get(token));
+        seat.is_some_and(|seat| seat.mode == Mode::Shared)
     }
 
     /// An owner has one wait more, or one less, and may be stuck by that.

@@ -150,7 +150,7 @@ proptest! {
         let held = holders(modes.iter().copied());
         prop_assert!(fits(&modes[..held]), "holders are compatible");
         if held < modes.len() {
-            prop_assert!(!fits(&modes[..=held]), "nobody waits who could hold");
+            prop_assert!(!fits(&modes[..=held]), "none waits that could hold");
         }
     }
 
@@ -201,7 +201,7 @@ fn a_big_request_at_the_head_is_not_overtaken() {
     for (at, count) in [(1, 2), (2, 3), (3, 1)] {
         queue.insert(Position(at), permits(count));
     }
-    assert_eq!(queue.advance().count(), 1, "one permit is free, and nobody gets it");
+    assert_eq!(queue.advance().count(), 1, "one permit is free, and stays so");
     assert!(!queue.would_grant(permits(1)));
     queue.remove(&[Position(1)]);
     assert_eq!(queue.advance().count(), 1);

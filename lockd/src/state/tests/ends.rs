@@ -167,7 +167,7 @@ fn a_holder_that_has_died_is_not_in_the_way_for_ever() {
     assert!(!deadlock.ends(cycle, &[]));
 }
 
-/// A holder beside which there is room for the first that waits is in nobody's way, though it was when
+/// A holder beside which there is room for the first that waits is in no one's way, though it was when
 /// another one waited there.
 #[test]
 fn a_holder_that_is_compatible_is_not_in_the_way() {
