@@ -108,16 +108,14 @@ impl State {
         let (session, request) = (entry.session, entry.request);
         let locks = entry.locks.clone();
         let slot = self.insert_entry(entry);
-        for lock in locks.as_slice() {
-            let there = self.locks.entry(lock.clone()).or_default();
-            there.queue.insert(token, Seat { slot, mode });
-            turn.touch(lock);
-        }
+        locks.as_slice().iter().for_each(|lock| turn.touch(lock));
+        turn.joining = Some((token, Seat { slot, mode }));
         if let Some(there) = self.session_mut(session) {
             there.entries.insert(request, slot);
         }
         self.note_owner(slot);
         self.settle(turn);
+        turn.joining = None;
         match self.entry(slot) {
             Some(entry) if entry.is_held() => Outcome::Granted { token },
             entry => {

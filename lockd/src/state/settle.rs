@@ -81,12 +81,15 @@ impl State {
         let Some(Touched { lock, .. }) = changes.first() else {
             return;
         };
-        let btree_map::Entry::Occupied(mut place) = self.locks.entry(lock.clone()) else {
-            return;
+        let mut place = match (self.locks.entry(lock.clone()), turn.joining) {
+            (btree_map::Entry::Occupied(place), _) => place,
+            (btree_map::Entry::Vacant(place), Some(_)) => place.insert_entry(Box::default()),
+            (btree_map::Entry::Vacant(_), None) => return,
         };
         let gone = changes.iter().filter_map(|change| departed.get(change.gone?));
         let there = place.get_mut();
         there.give_up(lock, gone.clone(), turn);
+        turn.joining.iter().for_each(|(token, seat)| there.queue.insert(*token, *seat));
         let granted: Vec<u32> = there.queue.advance().map(|seat| seat.slot).collect();
         self.waiting = self.waiting + there.queue.waiting() - there.waiting as usize;
         there.waiting = u32::try_from(there.queue.waiting()).unwrap_or(u32::MAX);

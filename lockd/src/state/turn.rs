@@ -1,7 +1,7 @@
 //! What one operation does, collected while it is applied, and why entries go.
 
 use super::{
-    Ahead, Context, Effect, Entry, HandoffReason, LossCause, News, Refusal, session::Ending,
+    Ahead, Context, Effect, Entry, HandoffReason, LossCause, News, Refusal, Seat, session::Ending,
 };
 use crate::record::{Blocked, LockId, Position};
 
@@ -12,6 +12,8 @@ const KEPT: usize = 64;
 pub(super) struct Turn<'a> {
     pub(super) cx: Context,
     pub(super) effects: &'a mut Vec<Effect>,
+    /// The entry that joins the queues of the locks that it has touched.
+    pub(super) joining: Option<(Position, Seat)>,
     /// How many locks have become free.
     pub(super) freed: usize,
     pub(super) buffers: Buffers,
@@ -69,7 +71,7 @@ pub(super) enum Exit {
 
 impl<'a> Turn<'a> {
     pub(super) fn new(cx: Context, effects: &'a mut Vec<Effect>, buffers: Buffers) -> Self {
-        Self { cx, effects, freed: 0, buffers }
+        Self { cx, effects, joining: None, freed: 0, buffers }
     }
 
     /// Something about a lock's queue has changed.

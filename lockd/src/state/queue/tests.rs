@@ -120,6 +120,10 @@ fn mode() -> impl Strategy<Value = Mode> {
     ]
 }
 
+fn any_mode() -> impl Strategy<Value = Mode> {
+    prop_oneof![4 => mode(), 2 => (1..4u32).prop_map(|parties| Mode::Party { parties })]
+}
+
 fn changes() -> impl Strategy<Value = Vec<Change>> {
     let change = prop_oneof![
         3 => mode().prop_map(Change::Join),
@@ -152,6 +156,30 @@ proptest! {
         if held < modes.len() {
             prop_assert!(!fits(&modes[..=held]), "none waits that could hold");
         }
+    }
+
+    /// What a try is answered by is what would become of it.
+    #[test]
+    fn an_entry_would_be_granted_if_and_only_if_it_is(
+        modes in proptest::collection::vec(any_mode(), 0..6),
+        next in any_mode(),
+    ) {
+        // Entries of another kind are refused before.
+        let kind = modes.first().map_or(next.kind(), |first| first.kind());
+        let modes = modes.into_iter().filter(|mode| mode.kind() == kind);
+        let mut queue = Queue::default();
+        for (mode, at) in modes.zip(1..) {
+            queue.insert(Position(at), mode);
+            queue.advance().count();
+        }
+        let would = queue.would_grant(next);
+        if next.kind() != kind {
+            prop_assert!(!would);
+            return Ok(());
+        }
+        queue.insert(Position(99), next);
+        queue.advance().count();
+        prop_assert_eq!(queue.is_held_by(Position(99)), would);
     }
 
     #[test]
