@@ -14,7 +14,7 @@ def leadership():
         with urllib.request.urlopen(f"{SIDECAR}/leader", timeout=1) as answer:
             return json.load(answer)["token"]
     except (urllib.error.URLError, TimeoutError, ConnectionError):
-        # 503, or no sidecar: whoever can't prove that they lead do not.
+        # 503, or no sidecar: without a proof the app does not lead.
         return None
 
 
