@@ -60,7 +60,7 @@ use crate::{
     log::{Event, Log, LogError},
     record::{Position, ReplicaId},
     state::{Effect, Moment, Restore, State},
-    telemetry::traces::Traces,
+    telemetry::{metrics, traces::Traces},
 };
 
 /// Inputs that wait for the core. Each connection has a share of its own beside this.
@@ -77,6 +77,9 @@ const SETTLE_AFTER: Duration = Duration::from_millis(10);
 
 /// How often the core looks at what no event tells it.
 const TICK: Duration = Duration::from_millis(500);
+
+/// How many ticks go by before observers hear that nothing else has changed.
+const TICKS_A_BEAT: u64 = 3;
 
 /// How much a session, a lock and a replica may have, as this replica sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -146,6 +149,9 @@ pub struct Core<L> {
     must_sync: bool,
     /// Whether what was appended lately is to be made durable, though no answer waits for it.
     must_settle: bool,
+    /// When a record was last appended.
+    appended: Instant,
+    ticks: u64,
     draining: bool,
     status: Status,
     origin: Instant,
@@ -193,6 +199,8 @@ impl<L: Log> Core<L> {
             replies: Replies::default(),
             must_sync: false,
             must_settle: false,
+            appended: now,
+            ticks: 0,
             draining: false,
             status,
             // Zero is no moment.
@@ -327,7 +335,7 @@ impl<L: Log> Core<L> {
             }
             (Timer::Delay(token), Due::Lapse { lock, since }) => self.lapse(lock, token, since),
             (Timer::Deadlock, _) => self.deadlocks.look(),
-            (Timer::Settle, _) => self.must_settle = true,
+            (Timer::Settle, _) => self.settle(),
             (Timer::Tick, _) => self.tick(),
             (Timer::Wait(_) | Timer::Delay(_), _) => {}
         }
@@ -343,7 +351,10 @@ impl<L: Log> Core<L> {
             self.observers.end_all(&error);
             self.fail_looks(&error);
         } else {
-            self.observers.beat();
+            self.ticks += 1;
+            if self.ticks.is_multiple_of(TICKS_A_BEAT) {
+                self.observers.beat();
+            }
         }
     }
 
@@ -376,19 +387,33 @@ impl<L: Log> Core<L> {
         let observers = self.observers.have_news();
         if self.must_sync || !self.replies.0.is_empty() || observers {
             self.must_sync = false;
-            let durable = self.log.sync()?;
-            self.durable = self.durable.max(durable);
-            self.lanes.committed(&self.parts.clock);
+            self.commit(L::sync)?;
             if self.me.is_some() {
                 self.trim()?;
             }
         }
         if std::mem::take(&mut self.must_settle) {
-            let durable = self.log.settle()?;
-            self.durable = self.durable.max(durable);
+            self.commit(L::settle)?;
         }
         if observers {
             self.observers.feed(&self.state);
+        }
+        Ok(())
+    }
+
+    /// Makes what was appended durable, and measures how long that takes.
+    fn commit(
+        &mut self,
+        commit: impl FnOnce(&mut L) -> Result<Position, LogError>,
+    ) -> Result<(), LogError> {
+        let operations = self.lanes.take_uncommitted();
+        let before = (operations > 0).then(|| self.parts.clock.now());
+        let durable = commit(&mut self.log)?;
+        self.durable = self.durable.max(durable);
+        // A log that others write to has made it durable before it was delivered.
+        if let Some(before) = before.filter(|_| !self.log.profile().is_shared) {
+            let took = self.parts.clock.now().saturating_duration_since(before);
+            metrics::committed(operations, took);
         }
         Ok(())
     }

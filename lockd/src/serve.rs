@@ -9,7 +9,10 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     core::{Core, Limits, Parts},
     log::{Log, LogError},
-    server::{self, Served, debug, health::{self, Health}},
+    server::{
+        self, Served, debug,
+        health::{self, Health},
+    },
     telemetry::{logs::Logs, metrics::Exporter, tasks::Tasks, traces::Traces},
 };
 

@@ -10,6 +10,7 @@
 )]
 
 mod bad_input;
+mod bounds;
 mod chain;
 mod cli;
 mod drain;

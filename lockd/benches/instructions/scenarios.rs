@@ -177,8 +177,10 @@ async fn round(stream: &StreamHandle, answers: &Answers, asks: Vec<Ask>) {
 async fn answered(answers: &Answers, count: usize) {
     let mut seen = 0;
     while seen < count {
-        let next = tokio::time::timeout(Duration::from_secs(60), poll_fn(|cx| answers.poll_frame(cx)));
-        seen += next.await.expect("an answer in time").expect("a stream that goes on").answers.len();
+        let next =
+            tokio::time::timeout(Duration::from_secs(60), poll_fn(|cx| answers.poll_frame(cx)));
+        seen +=
+            next.await.expect("an answer in time").expect("a stream that goes on").answers.len();
     }
 }
 

@@ -10,6 +10,7 @@ use crate::{
     log::{Delivered, Event, Log, LogError},
     record::{Operation, Record, ReplicaId},
     state::{Context, Restore, State},
+    telemetry::metrics,
 };
 
 impl<L: Log> Core<L> {
@@ -63,6 +64,12 @@ impl<L: Log> Core<L> {
                 at = at.after(1);
             }
         } else {
+            if self.log.profile().is_shared
+                && let Some(first) = own.first()
+            {
+                let took = self.now.saturating_duration_since(first.since);
+                metrics::committed(own.len(), took);
+            }
             for proposal in own {
                 self.apply(proposal, (at, author));
                 at = at.after(1);
@@ -102,6 +109,7 @@ impl<L: Log> Core<L> {
             self.propose(Operation::Start, Ticket::None);
         }
         self.count_what_is_there();
+        self.search_all_owners();
     }
 
     fn replica_left(&mut self, at: crate::record::Position, replica: ReplicaId) {

@@ -22,7 +22,7 @@ use crate::{
     log::Log,
     record::{Blocked, LockId, Operation, WaitEnd},
     state::{
-        Owner,
+        Entry, Owner,
         deadlock::{Cycle, Progress, Search},
     },
 };
@@ -90,6 +90,12 @@ impl<L: Log> Core<L> {
         if !self.timers.is_set(Timer::Deadlock) {
             self.timers.set(Timer::Deadlock, self.now + COLLECT, Due::Itself);
         }
+    }
+
+    /// Every owner that waits may be stuck, as far as a replica knows that has just read the log.
+    pub(super) fn search_all_owners(&mut self) {
+        let owners: Vec<_> = self.state.waits().filter_map(Entry::owner_path).collect();
+        owners.into_iter().for_each(|owner| self.owner_blocked(owner));
     }
 
     /// Goes on with the search, up to its share of a turn, and ends what has stood for long enough.

@@ -9,10 +9,7 @@ use std::{
     time::Duration,
 };
 
-use lockd_proto::{
-    SessionId,
-    clock::{Clock, Instant},
-};
+use lockd_proto::{SessionId, clock::Instant};
 
 use super::{
     Core,
@@ -40,8 +37,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(super) struct Lanes {
     all: Vec<Lane>,
-    /// Operations that were appended and are not known to be durable, and since when.
-    uncommitted: Option<(usize, Instant)>,
+    /// Operations that were appended and are not known to be durable.
+    uncommitted: usize,
 }
 
 #[derive(Debug, Default)]
@@ -54,7 +51,7 @@ struct Lane {
 impl Lanes {
     pub(super) fn new(count: usize) -> Self {
         let all = (0..count.max(1)).map(|_| Lane::default()).collect();
-        Self { all, uncommitted: None }
+        Self { all, uncommitted: 0 }
     }
 
     fn lane_of(&mut self, session: Option<SessionId>) -> &mut Lane {
@@ -78,17 +75,9 @@ impl Lanes {
         all.flat_map(|lane| lane.under_way.drain(..).chain(lane.waiting.drain(..))).collect()
     }
 
-    /// Operations were appended.
-    fn appended(&mut self, count: usize, now: Instant) {
-        let (before, since) = self.uncommitted.unwrap_or((0, now));
-        self.uncommitted = Some((before + count, since));
-    }
-
-    /// What was appended is durable.
-    pub(super) fn committed(&mut self, clock: &Clock) {
-        if let Some((count, since)) = self.uncommitted.take() {
-            metrics::committed(count, clock.now().saturating_duration_since(since));
-        }
+    /// How many operations were appended since this was last asked.
+    pub(super) fn take_uncommitted(&mut self) -> usize {
+        std::mem::take(&mut self.uncommitted)
     }
 
     fn old(&mut self, before: Instant) -> Vec<Ticket> {
@@ -214,7 +203,9 @@ impl<L: Log> Core<L> {
             match (appended, self.lanes.all.get_mut(index)) {
                 (Ok(()), Some(lane)) => {
                     lane.under_way = proposals;
-                    self.lanes.appended(record_len, self.now);
+                    self.lanes.uncommitted += record_len;
+                    self.appended = self.now;
+                    self.settle_soon();
                     return Ok(());
                 }
                 (Ok(()), None) => return Ok(()),
@@ -237,6 +228,9 @@ impl<L: Log> Core<L> {
 
     /// Answers those whose operations were not applied, and never will be.
     pub(super) fn refuse(&mut self, proposals: Vec<Proposal>, error: &LogError) {
+        if !proposals.is_empty() {
+            metrics::not_committed();
+        }
         for proposal in proposals {
             if let Operation::Floor(_) = proposal.operation {
                 self.checkpoints.give_up();
@@ -252,10 +246,22 @@ impl<L: Log> Core<L> {
         }
     }
 
-    /// Has what was appended without an answer that rests on it made durable soon.
-    pub(super) fn settle_soon(&mut self) {
+    /// Has what is appended made durable soon after the last of it, though no answer rests on it.
+    fn settle_soon(&mut self) {
         if !self.timers.is_set(Timer::Settle) {
-            self.timers.set(Timer::Settle, self.now + super::SETTLE_AFTER, Due::Itself);
+            let at = self.appended + super::SETTLE_AFTER;
+            self.timers.set(Timer::Settle, at, Due::Itself);
+        }
+    }
+
+    /// While more is appended only what was answered early is made durable: what else there is to do
+    /// waits until the log is idle.
+    pub(super) fn settle(&mut self) {
+        if self.now >= self.appended + super::SETTLE_AFTER {
+            self.must_settle = true;
+        } else {
+            self.must_sync = true;
+            self.settle_soon();
         }
     }
 }

@@ -59,6 +59,10 @@ impl<L: Log> Core<L> {
         self.streams.end_request(stream);
         let session = self.streams.session(stream)?;
         let by = (session, request);
+        if matches!(outcome, Outcome::Granted { .. } | Outcome::Queued { .. } | Outcome::Refused(_))
+        {
+            self.take_over(by);
+        }
         let answer = match outcome {
             Outcome::Granted { token } => {
                 self.granted(by, token, cx);
@@ -123,7 +127,6 @@ impl<L: Log> Core<L> {
         let answer = Answer::Released { request, found: Released::Released, undurable };
         if undurable.is_some() {
             self.streams.push(stream, answer);
-            self.settle_soon();
         } else {
             self.stage(stream, answer);
         }
@@ -272,10 +275,7 @@ impl<L: Log> Core<L> {
         match outcome {
             Outcome::Granted { token } => {
                 self.granted(by, token, cx);
-                // A call before it waits for nothing any more.
-                if let Some(Waiter::Acquire { reply, .. }) = self.calls.take(by) {
-                    self.reply(reply, Err(Error::Superseded));
-                }
+                self.take_over(by);
                 let claim = self.state.entry_of(by.0, by.1).map_or(cx.at, |it| it.asker.claim);
                 self.reply(reply, Ok(AcquireReply::Granted { token, claim }));
             }
@@ -286,7 +286,10 @@ impl<L: Log> Core<L> {
                     self.calls.wait(by, Waiter::Acquire { reply, lock, token, claim });
                 }
             }
-            Outcome::Refused(refusal) => self.refused_call(reply, by, refusal),
+            Outcome::Refused(refusal) => {
+                self.take_over(by);
+                self.refused_call(reply, by, refusal);
+            }
             Outcome::Failed(failure) => {
                 self.told(by, Told::Failed);
                 let error = self.error_of(failure, None);
@@ -296,6 +299,13 @@ impl<L: Log> Core<L> {
                 self.told(by, Told::Failed);
                 self.reply(reply, Err(Error::SessionNotFound(by.0)));
             }
+        }
+    }
+
+    /// A call that waited for an entry has lost it to a later request with the same id.
+    fn take_over(&mut self, by: (SessionId, RequestId)) {
+        if let Some(Waiter::Acquire { reply, .. }) = self.calls.take(by) {
+            self.reply(reply, Err(Error::Superseded));
         }
     }
 

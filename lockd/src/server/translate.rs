@@ -63,10 +63,12 @@ pub(super) fn duration(
     field: &'static str,
     duration: prost_types::Duration,
 ) -> Result<Duration, Error> {
-    duration.try_into().map_err(|_| Error::Invalid {
-        field,
-        problem: "is negative or malformed: give it as a positive duration".to_owned(),
-    })
+    let malformed = || invalid(field, "is negative or malformed: give it as a positive duration");
+    // The conversion would negate what is negative, which the least number does not survive.
+    if duration.seconds < 0 || duration.nanos < 0 {
+        return Err(malformed());
+    }
+    duration.try_into().map_err(|_| malformed())
 }
 
 fn missing(field: &'static str) -> Error {

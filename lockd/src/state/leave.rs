@@ -104,7 +104,10 @@ impl State {
         };
         let plain_mode =
             matches!(entry.mode, Mode::Exclusive | Mode::Shared | Mode::Permits { .. });
-        let is_plain = plain_mode && entry.lock_delay_ms == 0 && entry.asker.stream != 0;
+        // A leader has a value that others follow: its resignation is no plain release.
+        let is_seen = entry.details.as_ref().is_some_and(|details| !details.value.is_empty());
+        let is_plain =
+            plain_mode && !is_seen && entry.lock_delay_ms == 0 && entry.asker.stream != 0;
         let locks = entry.locks.as_slice().len();
         self.take_out(slot, Exit::BySession, turn);
         self.settle(turn);

@@ -33,7 +33,7 @@ const RESULTS: [&str; 8] =
     ["granted", "busy", "wait_expired", "cancelled", "forced", "deadlock", "broken", "done"];
 const REASONS: [&str; 5] = ["released", "yielded", "expired", "closed", "forced"];
 
-const UNLABELLED: [&str; 8] = [
+const UNLABELLED: [&str; 9] = [
     "lockd_commits_failed_total",
     "lockd_deadlines_cut_total",
     "lockd_deadlines_received_total",
@@ -42,6 +42,7 @@ const UNLABELLED: [&str; 8] = [
     "lockd_keepalives_total",
     "lockd_lease_expiries_total",
     "lockd_requests_failed_total",
+    "lockd_task_panics_total",
 ];
 
 /// The series of the hot path, looked up once.
@@ -131,9 +132,12 @@ fn describe() {
     describe_gauge!("lockd_sessions", "Sessions in the store");
     describe_gauge!("lockd_streams", "Session streams that end at this replica");
     describe_gauge!("lockd_ready", "Whether this replica grants: 1 or 0");
-    describe_gauge!("lockd_store_up", "Whether the store answers this replica: 1 or 0");
-    describe_gauge!("lockd_view_lag_seconds", "Since when the store has not confirmed the view");
-    describe_gauge!("lockd_revision", "The store's revision that the view shows");
+    describe_gauge!("lockd_store_up", "Whether the log has been read and is followed: 1 or 0");
+    describe_gauge!(
+        "lockd_view_lag_seconds",
+        "Since when deliveries of the log are not known to be whole"
+    );
+    describe_gauge!("lockd_revision", "The position in the log that was applied last");
     describe_gauge!("lockd_uptime_seconds", "How long this replica has been up");
     describe_gauge!("lockd_tasks", "The daemon's own tasks that are alive");
     describe_gauge!("lockd_runtime_workers", "Threads of the runtime");
@@ -315,8 +319,8 @@ pub fn not_renewed() {
 }
 
 /// A task has panicked.
-pub fn panicked(name: &'static str) {
-    counter!("lockd_task_panics_total", "task" => name).increment(1);
+pub fn panicked() {
+    counter!("lockd_task_panics_total").increment(1);
 }
 
 /// So many writes were committed together.

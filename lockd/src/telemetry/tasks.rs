@@ -133,7 +133,7 @@ impl Drop for One {
         if std::thread::panicking() {
             let (name, _) = self.key;
             tracing::error!(name, "a task has panicked: a defect of lockd");
-            metrics::panicked(name);
+            metrics::panicked();
             if self.must_live {
                 self.alive.died.get_or_init(|| name);
             }
