@@ -137,9 +137,14 @@ impl Context {
     }
 
     fn child(&self) -> Node {
+        self.child_by(self.node.token.child_token())
+    }
+
+    /// A child that ends with this token, which has to end with this context.
+    fn child_by(&self, token: CancellationToken) -> Node {
         Node {
             parent: Some(self.clone()),
-            token: self.node.token.child_token(),
+            token,
             deadline: self.node.deadline,
             trace_id: self.node.trace_id.clone(),
             trace_parent: self.node.trace_parent,
@@ -274,7 +279,7 @@ impl Context {
 
     /// A child that ends when the lock is lost. Its token is the one that the lock cancels.
     pub(crate) fn for_lock(&self, lock: Arc<Held>, token: CancellationToken) -> Self {
-        let node = Node { token, lock: Some(lock), ..self.child() };
+        let node = Node { lock: Some(lock), ..self.child_by(token) };
         Self { node: Arc::new(node) }
     }
 

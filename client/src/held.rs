@@ -1,7 +1,11 @@
 //! A lock that is held: what the session's task and the guard share, and the only way from
 //! held to lost.
 
-use std::{fmt, time::Duration};
+use std::{
+    fmt,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use lockd_proto::clock::{Clock, Instant};
 use tokio::sync::watch;
@@ -58,13 +62,27 @@ pub enum LockState {
 /// A lock that was granted.
 #[derive(Debug)]
 pub(crate) struct Held {
-    state: watch::Sender<LockState>,
-    /// Why it was asked to yield, once it was.
-    wanted: watch::Sender<Option<String>>,
+    seen: Mutex<Seen>,
     safe_until: watch::Receiver<Instant>,
     /// The token of the guard's context.
     cancel: CancellationToken,
     clock: Clock,
+}
+
+/// What has become of it. The channels are made when they are first watched, since most guards
+/// never are, and a channel costs more than the rest of an acquire.
+#[derive(Debug)]
+struct Seen {
+    state: LockState,
+    states: Option<watch::Sender<LockState>>,
+    /// Why it was asked to yield, once it was.
+    wanted: Option<watch::Sender<Option<String>>>,
+}
+
+impl Seen {
+    fn wanted(&mut self) -> &watch::Sender<Option<String>> {
+        self.wanted.get_or_insert_with(|| watch::Sender::new(None))
+    }
 }
 
 impl Held {
@@ -73,12 +91,19 @@ impl Held {
         safe_until: watch::Receiver<Instant>,
         cancel: CancellationToken,
     ) -> Self {
-        let (state, wanted) = (watch::Sender::new(LockState::Held), watch::Sender::new(None));
-        Self { state, wanted, safe_until, cancel, clock }
+        let seen = Mutex::new(Seen { state: LockState::Held, states: None, wanted: None });
+        Self { seen, safe_until, cancel, clock }
     }
 
     pub(crate) fn watch(&self) -> watch::Receiver<LockState> {
-        self.state.subscribe()
+        let seen = &mut *self.seen();
+        let states = &mut seen.states;
+        states.get_or_insert_with(|| watch::Sender::new(seen.state.clone())).subscribe()
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        // Nothing panics while it is held.
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn safe_until(&self) -> Instant {
@@ -91,7 +116,7 @@ impl Held {
         if self.clock.now() >= self.safe_until() {
             self.lose(LossReason::Expired);
         }
-        match &*self.state.borrow() {
+        match &self.seen().state {
             LockState::Lost(reason) => Some(reason.clone()),
             LockState::Held | LockState::Uncertain => None,
         }
@@ -107,7 +132,7 @@ impl Held {
 
     /// Waits for the loss, by this process's own clock even if nothing else runs any more.
     pub(crate) async fn lost(&self) -> LossReason {
-        let mut state = self.state.subscribe();
+        let mut state = self.watch();
         loop {
             if let Some(reason) = self.loss() {
                 return reason;
@@ -122,12 +147,12 @@ impl Held {
 
     /// Somebody wants the lock.
     pub(crate) fn ask_to_yield(&self, reason: String) {
-        self.wanted.send_replace(Some(reason));
+        self.seen().wanted().send_replace(Some(reason));
     }
 
     /// Waits until somebody wants the lock, and says why.
     pub(crate) async fn wanted(&self) -> String {
-        let mut wanted = self.wanted.subscribe();
+        let mut wanted = self.seen().wanted().subscribe();
         // The sender is our own, so this can't fail.
         match wanted.wait_for(Option::is_some).await {
             Ok(reason) => reason.clone().unwrap_or_default(),
@@ -151,13 +176,14 @@ impl Held {
     }
 
     fn change(&self, next: LockState) {
-        self.state.send_if_modified(|state| {
-            if matches!(state, LockState::Lost(_)) || *state == next {
-                return false;
-            }
-            *state = next;
-            true
-        });
+        let mut seen = self.seen();
+        if matches!(seen.state, LockState::Lost(_)) || seen.state == next {
+            return;
+        }
+        if let Some(states) = &seen.states {
+            states.send_replace(next.clone());
+        }
+        seen.state = next;
     }
 }
 

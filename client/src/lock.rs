@@ -7,7 +7,7 @@ use lockd_proto::{
     clock::Instant,
     v1::{self, mode::Mode},
 };
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -16,7 +16,8 @@ use crate::{
     error::{Call, Error, ErrorKind, Fault, Spent},
     guard::{Guard, Parts},
     session::{
-        Acquire, AcquireReply, Command, Denied, OnLoss, Progress, Refused, SessionHandle, Wait,
+        Acquire, AcquireReply, Command, Denied, OnLoss, Refused, SessionHandle, SharedProgress,
+        Wait,
     },
 };
 
@@ -43,7 +44,7 @@ struct Attempt {
     id: RequestId,
     session: SessionHandle,
     reply: oneshot::Receiver<AcquireReply>,
-    progress: watch::Receiver<Progress>,
+    progress: SharedProgress,
     settled: bool,
 }
 
@@ -245,7 +246,7 @@ impl LockBuilder {
             cause = ctx.cancelled() => attempt.context_ended(&cause),
             () = answer_by => attempt.not_answered(),
         };
-        let place = attempt.progress.borrow().place.clone();
+        let place = attempt.progress.get().place;
         Err(call.failed(ended).after(limits.spent(clock.now())).in_queue(place))
     }
 
@@ -314,9 +315,9 @@ impl Attempt {
         let id = RequestId::random();
         message.request_id = id.as_bytes().to_vec();
         let (reply, receiver) = oneshot::channel();
-        let (sender, progress) = watch::channel(Progress::default());
+        let (cancel, progress) = (cancel.clone(), SharedProgress::default());
         let acquire =
-            Acquire { id, message, wait, on_loss, cancel: cancel.clone(), progress: sender, reply };
+            Acquire { id, message, wait, on_loss, cancel, progress: progress.clone(), reply };
         (Self { id, session, reply: receiver, progress, settled: false }, acquire)
     }
 
@@ -337,13 +338,13 @@ impl Attempt {
     fn not_answered(&self) -> Fault {
         match self.trouble() {
             Some(trouble) => Fault::unavailable(trouble),
-            None if self.progress.borrow().place.is_some() => Fault::of(ErrorKind::WaitExpired),
+            None if self.progress.get().place.is_some() => Fault::of(ErrorKind::WaitExpired),
             None => Fault::unavailable("no server has answered"),
         }
     }
 
     fn trouble(&self) -> Option<String> {
-        self.progress.borrow().trouble.clone()
+        self.progress.get().trouble
     }
 }
 

@@ -14,7 +14,10 @@ mod link;
 mod outbox;
 mod requests;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use lockd_proto::{
     FencingToken, Namespace, RequestId, SessionId,
@@ -23,7 +26,7 @@ use lockd_proto::{
 };
 use tokio::sync::{
     mpsc::{self, error::TrySendError},
-    oneshot, watch,
+    oneshot,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -105,7 +108,7 @@ pub(crate) struct Acquire {
     pub(crate) on_loss: OnLoss,
     /// The token of the guard's context.
     pub(crate) cancel: CancellationToken,
-    pub(crate) progress: watch::Sender<Progress>,
+    pub(crate) progress: SharedProgress,
     pub(crate) reply: oneshot::Sender<AcquireReply>,
 }
 
@@ -142,6 +145,30 @@ pub(crate) struct Progress {
     pub(crate) trouble: Option<String>,
 }
 
+/// Progress as the session's task reports it, read when an acquire fails.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct SharedProgress(Arc<Mutex<Progress>>);
+
+impl SharedProgress {
+    /// The progress so far.
+    pub(crate) fn get(&self) -> Progress {
+        self.lock().clone()
+    }
+
+    fn queued(&self, place: Option<Place>) {
+        *self.lock() = Progress { place, trouble: None };
+    }
+
+    fn trouble(&self, trouble: Option<String>) {
+        self.lock().trouble = trouble;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Progress> {
+        // Nothing panics while it is held.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// A lock that is held.
 #[derive(Debug)]
 pub(crate) struct Granted {
@@ -163,7 +190,10 @@ pub(crate) enum Denied {
 
 /// Talks to a session's task. The task lives as long as there is a handle.
 #[derive(Debug, Clone)]
-pub(crate) struct SessionHandle {
+pub(crate) struct SessionHandle(Arc<Post>);
+
+#[derive(Debug)]
+struct Post {
     commands: mpsc::Sender<Command>,
     tasks: Tasks,
 }
@@ -174,16 +204,16 @@ impl SessionHandle {
         let (commands, receiver) = mpsc::channel(COMMANDS);
         let tasks = shared.tasks.clone();
         tasks.spawn("session", actor::Actor::new(shared, ttl, receiver).run());
-        Self { commands, tasks }
+        Self(Arc::new(Post { commands, tasks }))
     }
 
     /// Hands over a command without waiting: from `Drop`, and where the caller may go away.
     pub(crate) fn post(&self, command: Command) {
-        if let Err(TrySendError::Full(command)) = self.commands.try_send(command) {
-            let commands = self.commands.clone();
+        if let Err(TrySendError::Full(command)) = self.0.commands.try_send(command) {
+            let commands = self.0.commands.clone();
             // A session that has ended needs no more commands.
             let hand_over = async move { drop(commands.send(command).await) };
-            self.tasks.spawn("hand over a command", hand_over);
+            self.0.tasks.spawn("hand over a command", hand_over);
         }
     }
 
@@ -196,6 +226,6 @@ impl SessionHandle {
 
     /// Hands over a command when there is room for it. Says whether the task is there.
     pub(crate) async fn send(&self, command: Command) -> bool {
-        self.commands.send(command).await.is_ok()
+        self.0.commands.send(command).await.is_ok()
     }
 }

@@ -167,10 +167,11 @@ class Client(AbstractContextManager):
                 self._session = Session(self._channel, self._ttl)
             session = self._session
         try:
-            # CANCELLED is the server clearing up after a try that broke off, and not our wish.
+            # CANCELLED is the server clearing up after a try that broke off, and not our wish: the
+            # request is over, and another one begins.
             while (answer := retry(lambda: self._try(session, acquire, deadline),
                                    lambda: deadline)).refusal.reason == CANCELLED:
-                pass
+                acquire.request_id = entry["request_id"] = os.urandom(16)
             if answer.HasField("grant"):
                 return Lock(self._stub, session, entry, answer.grant.token)
         except BaseException:  # KeyboardInterrupt too: a grant would now hold the lock for nobody.

@@ -116,7 +116,7 @@ impl Actor {
             // Every arm is cancel safe: a channel's recv_many, the link's events, a timer, a token.
             tokio::select! {
                 _ = self.commands.recv_many(&mut batch, BATCH), if self.life == Life::Serving => {
-                    self.commands(&mut batch);
+                    self.commands(&mut batch).await;
                 }
                 event = self.link.event(&self.requests.outbox) => self.link_event(event),
                 () = &mut timer => armed = None,
@@ -128,22 +128,28 @@ impl Actor {
     }
 
     /// Applies commands, all that are ready; none if there are no handles any more.
-    fn commands(&mut self, batch: &mut Vec<Command>) {
+    async fn commands(&mut self, batch: &mut Vec<Command>) {
         let mut over = batch.is_empty();
+        if !over {
+            // Callers that one frame has woken go on together: what they ask next leaves together
+            // too if they have their turn first.
+            tokio::task::yield_now().await;
+            let more = std::iter::from_fn(|| self.commands.try_recv().ok());
+            batch.extend(more.take(BATCH));
+        }
+        let now = self.shared.clock.now();
         for command in batch.drain(..) {
             over |= matches!(command, Command::Close);
-            self.command(command);
+            self.command(command, now);
         }
         if over {
-            self.wind_up();
+            self.wind_up(now);
         }
     }
 
-    fn command(&mut self, command: Command) {
+    fn command(&mut self, command: Command, now: Instant) {
         match command {
-            Command::Acquire(acquire) => {
-                self.requests.acquire(*acquire, self.shared.clock.now());
-            }
+            Command::Acquire(acquire) => self.requests.acquire(*acquire, now),
             Command::Abandon(id) => self.requests.abandon(id),
             Command::Desert(id) => self.requests.desert(id),
             Command::Release(id, reply) => self.requests.release(id, reply),
@@ -155,11 +161,11 @@ impl Actor {
 
     /// Begins the end. What was asked before it: releases count, acquires are denied with the
     /// rest.
-    fn wind_up(&mut self) {
+    fn wind_up(&mut self, now: Instant) {
         self.life = Life::Closing;
         self.commands.close();
         while let Ok(command) = self.commands.try_recv() {
-            self.command(command);
+            self.command(command, now);
         }
         self.requests.closing();
     }

@@ -29,7 +29,7 @@ use tokio::sync::{oneshot, watch};
 use kept::Kept;
 
 use super::{
-    Acquire, AcquireReply, Denied, Granted, Progress, Refused, ReleaseReply, UpdateReply, Wait,
+    Acquire, AcquireReply, Denied, Granted, Refused, ReleaseReply, UpdateReply, Wait,
     outbox::Outbox,
 };
 use crate::{
@@ -230,7 +230,7 @@ impl Requests {
     pub(super) fn queued(&mut self, id: RequestId, holder: Option<v1::Entry>, ahead: u32) {
         if let Some(Phase::Waiting(acquire, _)) = self.open.get(&id).map(|r| &r.phase) {
             let place = Place::from_wire(holder, ahead);
-            acquire.progress.send_replace(Progress { place, trouble: None });
+            acquire.progress.queued(place);
         }
     }
 
@@ -323,8 +323,7 @@ impl Requests {
         if fault.is_transient() {
             // A change is asked for again, like everything else.
             if let Phase::Waiting(acquire, _) = &request.phase {
-                let trouble = Some(fault.message.clone());
-                acquire.progress.send_modify(|progress| progress.trouble = trouble);
+                acquire.progress.trouble(Some(fault.message.clone()));
             }
             if let Phase::Releasing(_, doubt) = &mut request.phase
                 && fault.may_have_applied

@@ -18,8 +18,7 @@ impl Requests {
         for request in self.open.values_mut() {
             match &mut request.phase {
                 Phase::Waiting(acquire, _) => {
-                    let trouble = Some(trouble.to_owned());
-                    acquire.progress.send_modify(|progress| progress.trouble = trouble);
+                    acquire.progress.trouble(Some(trouble.to_owned()));
                 }
                 Phase::Releasing(_, doubt) => *doubt = Doubt::MayBeDone,
                 Phase::Held(..) | Phase::Leaving => {}
@@ -66,7 +65,7 @@ impl Requests {
         });
         for request in self.open.values() {
             if let Phase::Waiting(acquire, _) = &request.phase {
-                acquire.progress.send_if_modified(|progress| progress.trouble.take().is_some());
+                acquire.progress.trouble(None);
             }
         }
         for id in entries.keys() {
