@@ -384,11 +384,11 @@ impl Settings {
         };
         let https = self.etcd_endpoints.iter().any(|url| url.starts_with("https"));
         let tls = https || ca_pem.is_some() || identity_pem.is_some();
+        let (endpoints, prefix) = (self.etcd_endpoints.clone(), self.etcd_prefix.clone());
         Ok(EtcdConfig {
-            endpoints: self.etcd_endpoints.clone(),
-            prefix: self.etcd_prefix.clone(),
             user: self.etcd_user.clone().zip(password),
             tls: tls.then_some(EtcdTls { ca_pem, identity_pem }),
+            ..EtcdConfig::new(endpoints, prefix)
         })
     }
 }

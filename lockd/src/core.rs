@@ -360,7 +360,7 @@ impl<L: Log> Core<L> {
 
     /// Whether there is more to do than one turn does.
     fn has_work(&self) -> bool {
-        self.deadlocks.has_work() || self.checkpoints.has_work()
+        self.deadlocks.has_work() || (self.checkpoints.has_work() && self.log.takes_chunks())
     }
 
     /// Work that is done a bounded piece a turn.

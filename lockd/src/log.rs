@@ -7,7 +7,10 @@
 pub mod etcd;
 pub mod journal;
 
-use std::task::{Context, Poll};
+use std::{
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use lockd_proto::clock::Instant;
@@ -73,8 +76,19 @@ pub trait Log: Send + 'static {
     /// How this replica stands with the log.
     fn standing(&self) -> Standing;
 
+    /// For how long after a proof answers to keepalives may promise a whole TTL, where replicas share the
+    /// log: another one may still answer for so long for a session that has moved here.
+    fn promise_window(&self) -> Duration {
+        Duration::ZERO
+    }
+
     /// Bytes in the log after its newest floor: what a restart has to read again.
     fn bytes_after_floor(&self) -> u64;
+
+    /// Whether a chunk finds room at this moment. One that does not is not to be written yet.
+    fn takes_chunks(&self) -> bool {
+        true
+    }
 
     /// Writes a chunk of the checkpoint at `floor`. The first call with a new floor begins another
     /// checkpoint, and what was written of one that was not finished is garbage. Takes at most 64 KiB

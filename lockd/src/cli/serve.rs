@@ -15,6 +15,7 @@ use crate::{
     config::{ConfigError, Flags, Settings, StoreKind},
     log::{
         Log, LogError,
+        etcd::EtcdLog,
         journal::{Journal, Options},
     },
     serve::{self, Lifecycle, Replica, ServeError},
@@ -54,8 +55,8 @@ pub(super) async fn run(args: &Args) -> Result<Exit, Failure> {
             serve(Daemon { settings, logs, life }, log, ready).await
         }
         StoreKind::Etcd => {
-            let _ = settings.etcd()?;
-            Err(LogError::Broken("interim".to_owned()).into())
+            let log = EtcdLog::new(settings.etcd()?, Clock::system(), &life.tasks, &life.end);
+            serve(Daemon { settings, logs, life }, log, ready).await
         }
     }
 }

@@ -95,7 +95,7 @@ impl<L: Log> Core<L> {
                 let floor = self.state.begin_checkpoint();
                 self.checkpoints.phase = Phase::Writing(floor);
             }
-            Phase::Writing(floor) => {
+            Phase::Writing(floor) if self.log.takes_chunks() => {
                 if let Err(error) = self.write_chunk(floor) {
                     tracing::warn!(%error, "a checkpoint was given up: the log stays long for now");
                     self.state.give_up_checkpoint();
@@ -103,7 +103,7 @@ impl<L: Log> Core<L> {
                     self.checkpoints.not_before = Some(self.now + PAUSE);
                 }
             }
-            Phase::Idle | Phase::Finishing(_) | Phase::Proposed => {}
+            Phase::Idle | Phase::Writing(_) | Phase::Finishing(_) | Phase::Proposed => {}
         }
     }
 

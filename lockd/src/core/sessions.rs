@@ -21,9 +21,6 @@ use crate::{
 /// them may propose.
 const TURN: Duration = Duration::from_millis(500);
 
-/// The etcd lease of a replica: see DESIGN, Leases. K is its part that answers may promise.
-const REPLICA_TTL: Duration = Duration::from_secs(5);
-
 impl<L: Log> Core<L> {
     /// A session was attached. If it was by this replica, its silence counts from now on.
     pub(super) fn attached(&mut self, session: SessionId, epoch: Position, is_new: bool) {
@@ -32,8 +29,8 @@ impl<L: Log> Core<L> {
         self.leases.forget(session);
         self.timers.clear(Timer::Lease(session));
         if mine {
-            let may_lag = self.log.profile().is_shared && !is_new;
-            let longer = if may_lag { REPLICA_TTL } else { Duration::ZERO };
+            // Until then the replica that it comes from may have answered (RULES L1, L2).
+            let longer = if is_new { Duration::ZERO } else { self.log.promise_window() };
             self.count(session, epoch, (self.now + longer, ttl));
         } else {
             self.streams.superseded(session);

@@ -48,7 +48,7 @@ pub(super) fn find(
         let what = format!("\"{}\" or \"{}\" says that it is there", mark::NAME, "floor");
         return Err(refusal::missing(folder, &name, &what));
     }
-    let chain = walk(folder, &headers, newest, floor.map(|kept| kept.first))?;
+    let chain = walk(folder, &headers, newest, first)?;
     dead.extend(headers.keys().filter(|number| !chain.iter().any(|it| it.number == **number)));
     Ok(Chain { headers: chain, dead })
 }
@@ -58,7 +58,7 @@ fn walk(
     folder: &dyn Folder,
     headers: &BTreeMap<u64, Result<Header, &'static str>>,
     newest: u64,
-    first: Option<u64>,
+    first: u64,
 ) -> Result<Vec<Header>, LogError> {
     let mut chain: Vec<Header> = Vec::new();
     let mut number = newest;
@@ -76,16 +76,12 @@ fn walk(
         }
         chain.push(header);
         number = match header.after {
-            _ if first == Some(number) => 0,
-            Some(after) if after.number < number => after.number,
-            Some(_) => {
+            Some(after) if after.number >= number => {
                 return Err(refusal::damaged(folder, &name, 0, "it names a later one before it"));
             }
-            None if first.is_none() => 0,
-            None => {
-                let name = segment::name(first.unwrap_or_default());
-                return Err(refusal::missing(folder, &name, "the floor begins in it"));
-            }
+            Some(after) if after.number >= first => after.number,
+            // The one before it is not needed, or there was none.
+            Some(_) | None => 0,
         };
     }
     chain.reverse();

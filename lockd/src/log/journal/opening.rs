@@ -70,7 +70,8 @@ pub(super) fn open(folder: &Arc<dyn Folder>, options: &Options) -> Result<Opened
     fill(&**folder, &mut space).map_err(unusable)?;
     let me = ReplicaId(writer::random_id().map_err(unusable)?.half());
     let replay = Replay::new(folder.clone(), kept, me);
-    let all = found.links.iter().copied().chain([begun.link]).collect();
+    let begun_link = Some(begun.link).filter(|link| link.end.offset > segment::START);
+    let all = found.links.iter().copied().chain(begun_link).collect();
     Ok(Opened {
         journal: marked.journal,
         replay: replay.with(all),
@@ -205,15 +206,14 @@ fn begin(
         .checked_add(jump)
         .map(Position)
         .ok_or_else(|| LogError::Broken("the places of the journal are used up".to_owned()))?;
-    let end = found.links.last().map(|link| link.end);
-    let after = end.or(found.empty.and_then(|empty| empty.after));
-    let carried = found.carried.last().map(|it| Position(it.at.0 + u64::from(it.operations) - 1));
+    let after = found.after;
+    let carried = writer::last(&found.carried);
     let id = writer::random_id();
     let mut header = Header {
         journal: marked.journal,
         id: id.map_err(|error| refusal::unusable(&**folder, "", &error))?,
         number: found.newest + 1,
-        bytes: options.segment_bytes,
+        bytes: options.segment_bytes.max(writer::needed(&found.carried)),
         base,
         durable: carried.or(after.map(|end| end.last)).unwrap_or_default(),
         after,
@@ -230,7 +230,7 @@ fn begin(
     // From here on a segment that is missing is missed, seal or no seal (J11).
     let said = Marked { segment: header.number, position: base, ..marked };
     mark.write(said).map_err(|error| refusal::unusable(&**folder, mark::NAME, &error))?;
-    let link = Link { header, end: open.end(header.durable) };
+    let link = Link { header, end: open.end() };
     Ok(Begun { mark, open, link })
 }
 
@@ -244,24 +244,25 @@ fn reuse(folder: &dyn Folder, header: Header) -> io::Result<Open> {
     Ok(Open::new(file, header))
 }
 
-/// Makes a segment of a spare, and a spare of the empty segment that can't be used again.
+/// Makes a segment of a spare, and spares of segments that it takes the place of.
 fn make(
     folder: &dyn Folder,
     header: Header,
     found: &Survey,
     space: &mut Space,
 ) -> io::Result<Open> {
-    let spare = match space.take() {
+    let is_usual = header.bytes == space.segment_bytes();
+    let spare = match is_usual.then(|| space.take()).flatten() {
         Some(spare) => spare,
         None => {
             let name = space.name();
-            room::make(folder, &name, space.segment_bytes())?;
+            room::make(folder, &name, header.bytes)?;
             name
         }
     };
     let open = writer::open(folder, &spare, header, &found.carried)?;
-    if let Some(empty) = found.empty {
-        recycle(folder, space, empty.number)?;
+    for number in found.empty.map(|empty| empty.number).into_iter().chain(found.replaced) {
+        recycle(folder, space, number)?;
         folder.sync()?;
     }
     Ok(open)

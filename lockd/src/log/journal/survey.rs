@@ -23,6 +23,9 @@ use crate::{
     record::{Position, ReplicaId},
 };
 
+/// What part of a segment is carried over whole.
+const LITTLE: u64 = 4;
+
 /// What is in a folder.
 #[derive(Default)]
 pub(super) struct Survey {
@@ -32,9 +35,13 @@ pub(super) struct Survey {
     pub(super) empty: Option<Header>,
     /// Segments that are not needed.
     pub(super) dead: Vec<u64>,
-    /// Records behind the last segment's end that may not be durable, though they can be read: a
-    /// failed sync leaves them in the cache (J12). They are to be written again.
+    /// Where what is kept of the segments ends.
+    pub(super) after: Option<End>,
+    /// Records behind that, to be written again. They may not be durable, though they can be read: a
+    /// failed sync leaves them in the cache (J12).
     pub(super) carried: Vec<Carried>,
+    /// The segment that is needed no more once they are: all that was in it is carried over.
+    pub(super) replaced: Option<u64>,
     /// No place greater than this was in use.
     pub(super) highest: Position,
     /// The greatest number of a segment.
@@ -91,7 +98,10 @@ pub(super) fn survey(
     }
     match (last, found.empty) {
         (Some(last), _) => found.read_last(folder, marked, last.number)?,
-        (None, Some(empty)) => acknowledged(folder, marked, &empty)?,
+        (None, Some(empty)) => {
+            acknowledged(folder, marked, &empty)?;
+            found.after = empty.after;
+        }
         (None, None) => {}
     }
     let reached = found.highest;
@@ -168,12 +178,14 @@ impl Survey {
     }
 
     /// Divides what can be read of the last segment into what is known to be durable, and what is
-    /// to be written again.
+    /// to be written again. That is all of it where it is little, so that daemons that start and
+    /// die, over and over, do not take a segment each (J14).
     fn divide(&mut self, contents: &Contents, proven: Position, end: u64) {
+        let is_little = self.empty.is_none() && end <= contents.header.bytes / LITTLE;
         let mut cursor = contents.start();
         let mut kept = contents.end(&cursor);
         while let Some(frame) = contents.next(&mut cursor, end) {
-            if frame.last() <= proven {
+            if frame.last() <= proven && !is_little {
                 kept = contents.end(&cursor);
                 continue;
             }
@@ -184,7 +196,12 @@ impl Survey {
                 bytes: Bytes::copy_from_slice(frame.payload),
             });
         }
-        self.links.push(Link { header: contents.header, end: kept });
+        if is_little {
+            (self.after, self.replaced) = (contents.header.after, Some(contents.header.number));
+        } else {
+            self.after = Some(kept);
+            self.links.push(Link { header: contents.header, end: kept });
+        }
     }
 }
 

@@ -1,3 +1,11 @@
 //! What the journal promises, each rule by its number in RULES.
 
 mod conformance;
+mod crash;
+mod damage;
+mod failure;
+mod folder;
+mod frames;
+mod full;
+mod machine;
+mod story;

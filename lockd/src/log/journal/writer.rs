@@ -29,8 +29,11 @@ pub(super) struct Open {
     pub(super) seed: Seed,
     /// Where the buffer belongs.
     pub(super) written: u64,
+    /// The last place in a frame of it, or before it: lower than the writer's as long as it has
+    /// nothing but what was carried over.
+    last: Position,
     /// The checksum of the last frame, or of the header.
-    pub(super) checksum: u32,
+    checksum: u32,
 }
 
 impl SegmentId {
@@ -44,13 +47,13 @@ impl Open {
     /// A segment without records.
     pub(super) fn new(file: Arc<dyn File>, header: Header) -> Self {
         let (seed, checksum) = (Seed::of(header.id), header.checksum());
-        Self { file, header, seed, written: segment::START, checksum }
+        Self { file, header, seed, written: segment::START, last: header.before(), checksum }
     }
 
-    /// Where it ends if nothing is added, with this place as its last.
-    pub(super) fn end(&self, last: Position) -> End {
+    /// Where it ends if nothing is added.
+    pub(super) fn end(&self) -> End {
         let Header { id, number, .. } = self.header;
-        End { id, number, offset: self.written, last, checksum: self.checksum }
+        End { id, number, offset: self.written, last: self.last, checksum: self.checksum }
     }
 }
 
@@ -117,6 +120,7 @@ impl Writer {
         let frame = Frame { kind: Kind::Record, operations, at, synced, author, previous, payload };
         self.open.checksum = frame.write(&mut self.buffer, self.open.seed, offset);
         self.last = frame.last();
+        self.open.last = self.last;
         at
     }
 
@@ -154,8 +158,9 @@ impl Writer {
             number: self.open.header.number + 1,
             bytes,
             base: self.last,
-            durable: self.durable,
-            after: Some(self.position()),
+            // Less than that as long as there is nothing but what was carried over.
+            durable: self.durable.min(self.open.last),
+            after: Some(End { offset: self.end(), ..self.open.end() }),
             ..self.open.header
         };
         let next = open(&*folder, spare, header, &[])
@@ -180,7 +185,7 @@ impl Writer {
     fn seal(&mut self, next: SegmentId) {
         let payload = &next.0.to_le_bytes();
         let (previous, synced, at, offset) =
-            (self.open.checksum, self.durable, self.last, self.end());
+            (self.open.checksum, self.durable, self.open.last, self.end());
         let (kind, author, operations) = (Kind::Seal, ReplicaId(0), 0);
         let frame = Frame { kind, operations, at, synced, author, previous, payload };
         self.open.checksum = frame.write(&mut self.buffer, self.open.seed, offset);
@@ -204,11 +209,6 @@ impl Writer {
     /// Where the next frame begins.
     fn end(&self) -> u64 {
         self.open.written + bytes(self.buffer.len())
-    }
-
-    fn position(&self) -> End {
-        let Header { id, number, .. } = self.open.header;
-        End { id, number, offset: self.end(), last: self.last, checksum: self.open.checksum }
     }
 }
 
@@ -235,7 +235,19 @@ pub(super) fn open(
         checksum = frame.write(&mut buffer, seed, offset);
     }
     let file = segment::create(folder, spare, &header, &buffer)?;
-    Ok(Open { file, header, seed, written: segment::START + bytes(buffer.len()), checksum })
+    let (written, last) = (segment::START + bytes(buffer.len()), last(carried));
+    Ok(Open { file, header, seed, written, last: last.unwrap_or(header.before()), checksum })
+}
+
+/// The last place in records that are carried over.
+pub(super) fn last(carried: &[Carried]) -> Option<Position> {
+    carried.last().map(|it| Position(it.at.0 + u64::from(it.operations.saturating_sub(1))))
+}
+
+/// The least size of a segment that records are carried over into.
+pub(super) fn needed(carried: &[Carried]) -> u64 {
+    let frames = carried.iter().map(|record| bytes(frame::size(record.bytes.len())));
+    segment::START + frames.sum::<u64>() + SEAL_BYTES
 }
 
 /// A name that no segment has had.

@@ -1,0 +1,117 @@
+//! What a failed call means: it was refused, it was never sent, or it may have been applied.
+
+use std::error::Error as _;
+
+use etcd_client::Error;
+
+use crate::log::LogError;
+
+/// Why an attempt failed.
+#[derive(Debug)]
+pub(super) enum Fault {
+    /// etcd refused it. Not applied.
+    Refused(Refusal),
+    /// It did not reach a member. Not applied.
+    NotSent(String),
+    /// It may have been applied, or may be applied later.
+    Unknown(String),
+}
+
+/// Why etcd refused a call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// The NOSPACE alarm is raised.
+    Full(String),
+    /// The lease is gone.
+    LeaseNotFound,
+    /// What was asked for is older than what etcd keeps.
+    Compacted,
+    /// A message was larger than allowed.
+    TooLarge(String),
+    /// Anything else, which another attempt does not mend: permissions, arguments, limits.
+    Other(String),
+}
+
+impl From<Refusal> for LogError {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Full(text) => Self::Full(text),
+            Refusal::LeaseNotFound => Self::Unavailable("the replica's lease is gone".to_owned()),
+            Refusal::Compacted => Self::Unavailable("etcd has compacted it".to_owned()),
+            Refusal::TooLarge(text) | Refusal::Other(text) => {
+                Self::Broken(format!("etcd refused: {text}"))
+            }
+        }
+    }
+}
+
+// The codes of gRPC, which etcd-client passes on as those of a crate that only the gRPC layer names.
+const INVALID_ARGUMENT: i32 = 3;
+const NOT_FOUND: i32 = 5;
+const PERMISSION_DENIED: i32 = 7;
+const RESOURCE_EXHAUSTED: i32 = 8;
+const FAILED_PRECONDITION: i32 = 9;
+const OUT_OF_RANGE: i32 = 11;
+const UNIMPLEMENTED: i32 = 12;
+const UNAUTHENTICATED: i32 = 16;
+
+/// Sorts an error. What is not known to be harmless is taken for unknown.
+pub(super) fn classify(error: &Error) -> Fault {
+    let text = describe(error);
+    let status = match error {
+        Error::GRpcStatus(status) => status,
+        Error::LeaseKeepAliveError(why) if why.contains("not found") => {
+            return Fault::Refused(Refusal::LeaseNotFound);
+        }
+        Error::TransportError(_) | Error::IoError(_) => return Fault::NotSent(text),
+        Error::InvalidArgs(_) | Error::InvalidUri(_) => {
+            return Fault::Refused(Refusal::Other(text));
+        }
+        _ => return Fault::Unknown(text),
+    };
+    match i32::from(status.code()) {
+        NOT_FOUND if text.contains("lease not found") => Fault::Refused(Refusal::LeaseNotFound),
+        RESOURCE_EXHAUSTED if text.contains("space exceeded") => {
+            Fault::Refused(Refusal::Full(text))
+        }
+        RESOURCE_EXHAUSTED if text.contains("too many requests") => Fault::NotSent(text),
+        RESOURCE_EXHAUSTED => Fault::Refused(Refusal::TooLarge(text)),
+        OUT_OF_RANGE if text.contains("compacted") => Fault::Refused(Refusal::Compacted),
+        OUT_OF_RANGE if text.contains("message length too large") => {
+            Fault::Refused(Refusal::TooLarge(text))
+        }
+        // Another member leads: the next attempt will find it.
+        FAILED_PRECONDITION if text.contains("not leader") => Fault::Unknown(text),
+        // The permissions have changed: the client logs in anew.
+        INVALID_ARGUMENT if text.contains("revision of auth store is old") => Fault::NotSent(text),
+        INVALID_ARGUMENT | NOT_FOUND | PERMISSION_DENIED | FAILED_PRECONDITION | OUT_OF_RANGE
+        | UNIMPLEMENTED | UNAUTHENTICATED => Fault::Refused(Refusal::Other(text)),
+        _ if never_connected(status) => Fault::NotSent(text),
+        _ => Fault::Unknown(text),
+    }
+}
+
+/// Whether a call failed for want of a connection, and so never left.
+fn never_connected(status: &(dyn std::error::Error + 'static)) -> bool {
+    let mut cause = status.source();
+    while let Some(error) = cause {
+        let refused = error
+            .downcast_ref::<std::io::Error>()
+            .is_some_and(|io| io.kind() == std::io::ErrorKind::ConnectionRefused);
+        if refused || error.to_string().contains("connect error") {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+fn describe(error: &Error) -> String {
+    match error {
+        Error::GRpcStatus(status) => match status.source() {
+            Some(source) => format!("{}: {source}", status.message()),
+            None => status.message().to_owned(),
+        },
+        error => error.to_string(),
+    }
+}

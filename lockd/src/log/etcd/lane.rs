@@ -1,0 +1,180 @@
+//! Appends the records of one lane, one at a time, each exactly once.
+//!
+//! A record is a transaction that compares the version of its lane's key and puts that key. While an
+//! outcome is unknown the same transaction is sent again: a greater version says that it was applied,
+//! version 0 that the replica's lease has ended and none of its records can land any more. No copy can
+//! land twice, whatever has become of the record's key meanwhile.
+
+use std::{sync::Arc, time::Duration};
+
+use etcd_client::{
+    Compare, CompareOp, GetOptions, KeyValue, PutOptions, Txn, TxnOp, TxnOpResponse, TxnResponse,
+};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep},
+};
+
+use super::{
+    endpoints::Pauses,
+    fault::{Fault, Refusal},
+    feed::other_era,
+    floor::Kept,
+    item::{Item, Life},
+    replica::{Known, Replica},
+};
+use crate::log::{Draft, LogError, Room};
+
+/// How long a record that reached no member is tried.
+const DEADLINE: Duration = Duration::from_secs(5);
+
+/// The pause after a refusal of what may have been applied.
+const REFUSED: Duration = Duration::from_millis(200);
+
+/// A record on its lane.
+pub(super) struct Job {
+    pub(super) life: Life,
+    pub(super) lane: usize,
+    /// Its number, and the version of the lane's key before it.
+    pub(super) number: u64,
+    pub(super) draft: Draft,
+}
+
+/// What became of an attempt.
+enum Outcome {
+    /// It landed, or its life has ended: the watch says which.
+    Settled,
+    /// It will never land.
+    Refused(LogError),
+    Again,
+    Broken(LogError),
+}
+
+/// Appends the records of a lane. A new one says that the one before has been delivered.
+pub(super) async fn run(replica: Arc<Replica>, mut jobs: mpsc::Receiver<Job>) {
+    let mut next = jobs.recv().await;
+    while let Some(job) = next {
+        next = tokio::select! {
+            biased;
+            newer = jobs.recv() => newer,
+            settled = settle(&replica, &job) => {
+                if let Err(error) = settled {
+                    replica.fail(error).await;
+                    return;
+                }
+                jobs.recv().await
+            }
+        };
+    }
+}
+
+/// Sends a record until its outcome is known.
+async fn settle(replica: &Replica, job: &Job) -> Result<(), LogError> {
+    let Some(known) = replica.known() else { return Ok(()) };
+    let txn = transaction(replica, job, known);
+    let deadline = Instant::now() + DEADLINE;
+    let mut pauses = Pauses::new(&replica.endpoints);
+    let mut may_have_landed = false;
+    loop {
+        let before = replica.watermark.now();
+        let attempt = replica.endpoints.attempt(|mut client| {
+            let txn = txn.clone();
+            async move { client.txn(txn).await }
+        });
+        let outcome = match attempt.await {
+            Ok(response) => {
+                replica.observe(before, response.header())?;
+                read(replica, job, known, &response)
+            }
+            Err(Fault::Unknown(why)) => {
+                tracing::debug!(why, lane = job.lane, "the outcome of a record is unknown");
+                may_have_landed = true;
+                pauses.after_failure(&why).await;
+                Outcome::Again
+            }
+            Err(Fault::NotSent(why)) if !may_have_landed && Instant::now() >= deadline => {
+                Outcome::Refused(LogError::Unavailable(why))
+            }
+            Err(Fault::NotSent(why)) => {
+                pauses.after_failure(&why).await;
+                Outcome::Again
+            }
+            Err(Fault::Refused(Refusal::LeaseNotFound)) => {
+                replica.lose(job.life.id);
+                Outcome::Settled
+            }
+            Err(Fault::Refused(refusal)) if !may_have_landed => Outcome::Refused(refusal.into()),
+            Err(Fault::Refused(refusal)) => {
+                tracing::warn!(?refusal, "a record that may have been applied is refused");
+                sleep(REFUSED).await;
+                Outcome::Again
+            }
+        };
+        match outcome {
+            Outcome::Settled => return Ok(()),
+            Outcome::Refused(error) => {
+                let (life, lane, number) = (job.life.id, job.lane, job.number);
+                // Without an owner there is no one to say it to.
+                drop(replica.emit(Item::Refused { life, lane, number, error }).await);
+                return Ok(());
+            }
+            Outcome::Again => {}
+            Outcome::Broken(error) => return Err(error),
+        }
+    }
+}
+
+fn transaction(replica: &Replica, job: &Job, known: &Known) -> Txn {
+    let (keys, id) = (&replica.keys, job.life.id);
+    let lane = keys.lane(id, job.lane);
+    let version = i64::try_from(job.number).unwrap_or(i64::MAX);
+    let leased = PutOptions::new().with_lease(job.life.lease);
+    let mut puts = vec![
+        TxnOp::put(keys.record(id, job.lane, job.number), job.draft.bytes.to_vec(), None),
+        TxnOp::put(lane.clone(), "", Some(leased)),
+        TxnOp::put(keys.newest(), "", None),
+    ];
+    puts.extend(job.draft.floor.map(|floor| Kept::new(floor, &known.history).raise(keys)));
+    let puts = match job.draft.room {
+        Room::Ordinary => puts,
+        // etcd does not count nested puts against its quota: what frees room is written on a full
+        // cluster too.
+        Room::Reserve => vec![TxnOp::txn(Txn::new().and_then(puts))],
+    };
+    let look = || Some(GetOptions::new().with_keys_only());
+    Txn::new()
+        .when([
+            Compare::version(lane.clone(), CompareOp::Equal, version),
+            Compare::mod_revision(keys.history(), CompareOp::Equal, known.revision),
+        ])
+        .and_then(puts)
+        .or_else([TxnOp::get(lane, look()), TxnOp::get(keys.history(), look())])
+}
+
+/// Reads the answer to an attempt.
+fn read(replica: &Replica, job: &Job, known: &Known, response: &TxnResponse) -> Outcome {
+    if response.succeeded() {
+        return Outcome::Settled;
+    }
+    let found = response.op_responses();
+    let get = |index: usize| match found.get(index) {
+        Some(TxnOpResponse::Get(get)) => get.kvs().first(),
+        _ => None,
+    };
+    let version = get(0).map_or(0, KeyValue::version);
+    let version = u64::try_from(version).unwrap_or_default();
+    if version > job.number {
+        return Outcome::Settled;
+    }
+    if version == 0 {
+        replica.lose(job.life.id);
+        return Outcome::Settled;
+    }
+    if get(1).map_or(0, KeyValue::mod_revision) != known.revision {
+        return Outcome::Broken(other_era());
+    }
+    Outcome::Broken(LogError::Broken(format!(
+        "lane {} in etcd is at {version} where {} records were written: its history has gone back",
+        job.lane, job.number
+    )))
+}
