@@ -260,16 +260,19 @@ async fn a_watcher_that_never_reads_is_cut_off(world: World) {
     let channel = Channel::from_shared(world.daemons[0].url()).unwrap().connect().await.unwrap();
     let request = v1::WatchRequest { prefix: "watched/".to_owned(), ..v1::WatchRequest::default() };
     let mut watch = LockServiceClient::new(channel).watch(request).await.unwrap().into_inner();
-    let pairs = (0..20_000).flat_map(|number| {
-        let name = format!("watched/{number}-{}", "x".repeat(200));
-        let release = v1::Release { request_id: request_id(number) };
-        [Ask::Acquire(acquire(number, name)), Ask::Release(release)]
-    });
-    let asks: Vec<_> = std::iter::once(open(Duration::from_secs(60)))
-        .chain(pairs)
-        .chain([Ask::Close(v1::Close {})])
-        .collect();
-    stream(&world.daemons[0].url(), asks, ended).await;
+    // What one session may have on its way to etcd is bounded as well.
+    for part in 0..4 {
+        let pairs = (0..5_000).flat_map(|number| {
+            let name = format!("watched/{part}-{number}-{}", "x".repeat(200));
+            let release = v1::Release { request_id: request_id(number) };
+            [Ask::Acquire(acquire(number, name)), Ask::Release(release)]
+        });
+        let asks: Vec<_> = std::iter::once(open(Duration::from_secs(60)))
+            .chain(pairs)
+            .chain([Ask::Close(v1::Close {})])
+            .collect();
+        stream(&world.daemons[0].url(), asks, ended).await;
+    }
     let end = async {
         loop {
             match watch.message().await {

@@ -61,7 +61,7 @@ fn handoffs(rounds: u64) {
     assert_eq!(queue.advance().count(), 1);
     for first in 1..=rounds {
         queue.insert(Position(first + 100), Seat);
-        queue.remove(Position(first));
+        queue.remove(&[Position(first)]);
         assert_eq!(queue.advance().count(), 1);
     }
 }
@@ -142,7 +142,7 @@ fn turns(rounds: u64) {
             drain: Default::default(),
             end: Default::default(),
         };
-        let (core, handle) = Core::new(Journal::in_memory(), parts);
+        let (core, handle) = Core::new(Journal::in_memory().unwrap(), parts);
         let running = tokio::spawn(core.run());
         let stream = handle.attach(Hello::Open(Box::new(open())), vec![]).await.unwrap();
         let answers = stream.answers();

@@ -179,7 +179,7 @@ mod tests {
         for revision in [1, 100, 101, 5000] {
             let place = second.position(revision);
             assert_eq!(second.revision(place), revision);
-            assert_eq!(second.revision(History::last_of(place)), revision);
+            assert_eq!(second.revision(Position(place.0 | (PLACES - 1))), revision);
         }
         assert_eq!(History::parse(second.to_string().as_bytes()), Some(second));
     }

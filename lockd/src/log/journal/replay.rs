@@ -28,6 +28,7 @@ pub(super) struct Replay {
     me: ReplicaId,
 }
 
+#[allow(clippy::large_enum_variant, reason = "there is one of it at a time")]
 enum Stage {
     Reset,
     Chunks(Chunks),

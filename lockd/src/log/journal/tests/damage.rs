@@ -100,7 +100,8 @@ fn one_flipped_bit_anywhere_is_refused_or_changes_nothing() {
         for byte in 0..machine.read(&name).len() {
             // What lies behind the records is zero and looked at by the byte alone.
             let is_used = machine.read(&name)[byte] != 0 || byte < 1024;
-            for bit in if is_used { 0..8 } else { byte as u32 % 8..byte as u32 % 8 + 1 } {
+            let one = u32::try_from(byte % 8).unwrap();
+            for bit in if is_used { 0..8 } else { one..one + 1 } {
                 let copy = machine.copy(7);
                 flip(&copy, &name, byte, bit);
                 match reopen(&copy) {

@@ -79,7 +79,7 @@ struct Wakes(std::sync::mpsc::Sender<()>);
 
 impl std::task::Wake for Wakes {
     fn wake(self: std::sync::Arc<Self>) {
-        drop(self.0.send(()));
+        self.0.send(()).unwrap_or_default();
     }
 }
 

@@ -258,7 +258,7 @@ impl Known {
     /// Compares what an opening delivers: all that was acknowledged, in order and nothing else but
     /// what was appended next. Continues with what was found.
     pub(super) fn finds(&mut self, read: &Read) {
-        let allowed = self.floors.iter().any(|floor| *floor == read.floor);
+        let allowed = self.floors.contains(&read.floor);
         assert!(allowed, "the floor is {:?}, of {:?}", read.floor, self.floors);
         let floor = read.floor.map_or(Position(0), |floor| floor.at);
         if let Some(floor) = read.floor {
