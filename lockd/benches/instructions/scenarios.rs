@@ -28,7 +28,7 @@ pub(crate) const ALL: [(&str, u64); 5] = [
     ("view: an entry that joins and leaves", 2_000),
     ("view: a handoff in a queue of 100", 2_000),
     ("batcher: a write among 256", 10_000),
-    ("codec: the four messages of a pair", 2_000),
+    ("codec: a pair in frames of 64", 2_048),
 ];
 
 pub(crate) fn run(scenario: &str, rounds: u64) {
@@ -143,31 +143,37 @@ fn write(number: u64) -> Op {
     })
 }
 
+/// Frames of all four messages, as a client with 64 workers sends and is sent them.
 fn messages(rounds: u64) {
-    for number in 0..rounds {
-        let request_id = id(number).request.as_bytes().to_vec();
-        let acquire = v1::Acquire {
-            request_id: request_id.clone(),
-            name: format!("orders/{number}"),
-            ..v1::Acquire::default()
-        };
-        let release = v1::Release { request_id: request_id.clone() };
-        let grant = Some(v1::Grant { token: number });
-        let granted = v1::Granted { request_id: request_id.clone(), grant };
-        let outcome = v1::ReleaseOutcome::Released.into();
-        let released = v1::Released { request_id, outcome, position: 0 };
-        use v1::{client_message::Message as Ask, server_message::Message as Told};
-        for ask in [Ask::Acquire(acquire), Ask::Release(release)] {
-            let messages = vec![ClientMessage { message: Some(ask) }];
-            let bytes = AttachRequest { messages }.encode_to_vec();
-            assert_eq!(AttachRequest::decode(bytes.as_slice()).unwrap().messages.len(), 1);
-        }
-        for told in [Told::Granted(granted), Told::Released(released)] {
-            let messages = vec![ServerMessage { message: Some(told) }];
-            let bytes = AttachResponse { messages, durable: 0 }.encode_to_vec();
-            assert_eq!(AttachResponse::decode(bytes.as_slice()).unwrap().messages.len(), 1);
+    let mut frames = (AttachRequest::default(), AttachResponse::default());
+    for number in 1..=rounds {
+        add_pair(number, &mut frames);
+        if number % 32 == 0 {
+            let (up, down) = std::mem::take(&mut frames);
+            let (up, down) = (up.encode_to_vec(), down.encode_to_vec());
+            assert_eq!(AttachRequest::decode(up.as_slice()).unwrap().messages.len(), 64);
+            assert_eq!(AttachResponse::decode(down.as_slice()).unwrap().messages.len(), 64);
         }
     }
+}
+
+fn add_pair(number: u64, (up, down): &mut (AttachRequest, AttachResponse)) {
+    use v1::{client_message::Message as Ask, server_message::Message as Told};
+    let request_id = id(number).request.as_bytes().to_vec();
+    let acquire = v1::Acquire {
+        request_id: request_id.clone(),
+        name: format!("orders/{number}"),
+        ..v1::Acquire::default()
+    };
+    let release = v1::Release { request_id: request_id.clone() };
+    let grant = Some(v1::Grant { token: number });
+    let granted = v1::Granted { request_id: request_id.clone(), grant };
+    let outcome = v1::ReleaseOutcome::Released.into();
+    let released = v1::Released { request_id, outcome, position: 0 };
+    let asks = [Ask::Acquire(acquire), Ask::Release(release)];
+    let answers = [Told::Granted(granted), Told::Released(released)];
+    up.messages.extend(asks.map(|ask| ClientMessage { message: Some(ask) }));
+    down.messages.extend(answers.map(|told| ServerMessage { message: Some(told) }));
 }
 
 fn on_one_thread(work: impl Future<Output = ()>) {
