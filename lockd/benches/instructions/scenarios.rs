@@ -142,7 +142,7 @@ fn turns(rounds: u64) {
             drain: Default::default(),
             end: Default::default(),
         };
-        let (core, handle) = Core::new(Journal::in_memory().unwrap(), parts);
+        let (core, handle) = Core::new(Journal::in_memory(Clock::tokio()).unwrap(), parts);
         let running = tokio::spawn(core.run());
         let stream = handle.attach(Hello::Open(Box::new(open())), vec![]).await.unwrap();
         let answers = stream.answers();

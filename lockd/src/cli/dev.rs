@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use clap::Args as ClapArgs;
+use lockd_proto::clock::Clock;
 
 use super::{
     Exit,
@@ -36,7 +37,10 @@ pub(super) async fn run(args: &Args) -> Result<Exit, Failure> {
     let logs = Logs::start(&settings.log, settings.log_format)?;
     let life = Lifecycle::default();
     let daemon = Daemon { settings, logs, life };
-    serve::serve(daemon, Journal::in_memory()?, |grpc, _| output::print(&welcome(grpc))).await
+    serve::serve(daemon, Journal::in_memory(Clock::system())?, |grpc, _| {
+        output::print(&welcome(grpc))
+    })
+    .await
 }
 
 fn welcome(grpc: SocketAddr) -> String {

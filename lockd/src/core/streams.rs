@@ -22,7 +22,7 @@ use super::{
     tickets::Ticket,
 };
 use crate::{
-    log::Log,
+    log::{Log, LogError},
     record::{Attach, Enqueue, LockId, Mode, Operation, Position, Release, Wait},
     state::{Outcome, SessionEnd},
     telemetry::metrics,
@@ -199,6 +199,7 @@ impl<L: Log> Core<L> {
 
     /// Whether a session of this id may be opened: there is room for another one, or it is there already.
     pub(super) fn may_open(&self, session: SessionId, secret: &[u8; 32]) -> Result<(), Error> {
+        self.has_read()?;
         if let Some(error) = self.not_ready() {
             return Err(error);
         }
@@ -212,11 +213,20 @@ impl<L: Log> Core<L> {
         Ok(())
     }
 
+    /// Whether anything was read from the log yet.
+    fn has_read(&self) -> Result<(), Error> {
+        match self.me {
+            Some(_) => Ok(()),
+            None => {
+                let why = "nothing was read from the log yet".to_owned();
+                Err(Error::Log(LogError::Unavailable(why)))
+            }
+        }
+    }
+
     /// Whether a session is there, and this is its secret.
     pub(super) fn is_known(&self, session: SessionId, secret: &[u8; 32]) -> Result<(), Error> {
-        if self.me.is_none() {
-            return Err(Error::ViewEmpty);
-        }
+        self.has_read()?;
         if self.draining {
             return Err(Error::Draining);
         }

@@ -130,9 +130,9 @@ impl Journal {
     ///
     /// # Errors
     /// The system has no random numbers.
-    pub fn in_memory() -> Result<Self, LogError> {
+    pub fn in_memory(clock: Clock) -> Result<Self, LogError> {
         let folder: Arc<dyn Folder> = Arc::new(Void);
-        let options = Options::new(Clock::system());
+        let options = Options::new(clock);
         let opened = opening::open(&folder, &options)?;
         Self::new("memory", folder, options, (opened, |hands| Ok(Keeper::at_once(hands))))
     }

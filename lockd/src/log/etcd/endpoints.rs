@@ -271,7 +271,8 @@ impl Pauses {
 
     pub(super) async fn after_failure(&mut self, why: &str) {
         self.failures = self.failures.wrapping_add(1);
-        if self.failures.is_multiple_of(REPORTED) {
+        // A whole round has failed, or many.
+        if self.failures == self.members || self.failures.is_multiple_of(REPORTED) {
             tracing::warn!(why, failures = self.failures, "waiting for etcd");
         }
         if self.failures.is_multiple_of(self.members) {

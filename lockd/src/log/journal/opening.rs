@@ -164,7 +164,7 @@ fn tidy(
 
 fn keep_spare(folder: &dyn Folder, space: &mut Space, name: String) -> io::Result<()> {
     let bytes = folder.open(&name)?.bytes()?;
-    if bytes != space.segment_bytes() || space.wanted() == 0 {
+    if bytes != space.segment_bytes() || space.keeps() == 0 {
         return folder.remove(&name);
     }
     space.add(name);

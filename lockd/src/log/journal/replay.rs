@@ -28,11 +28,17 @@ pub(super) struct Replay {
     me: ReplicaId,
 }
 
-#[allow(clippy::large_enum_variant, reason = "there is one of it at a time")]
+/// A segment that is being read.
+struct Reading {
+    contents: Contents,
+    cursor: Cursor,
+    link: Link,
+}
+
 enum Stage {
     Reset,
     Chunks(Chunks),
-    Records(Option<(Contents, Cursor, Link)>),
+    Records(Option<Box<Reading>>),
     Over,
 }
 
@@ -78,7 +84,7 @@ impl Replay {
                     };
                     let contents = Contents::load(&*self.folder, link.header.number)?;
                     let cursor = contents.start();
-                    *reading = Some((contents, cursor, link));
+                    *reading = Some(Box::new(Reading { contents, cursor, link }));
                 }
                 Stage::Over => return Ok(None),
             }
@@ -89,9 +95,10 @@ impl Replay {
 /// The next record of a segment behind a floor; `None` at its end.
 fn next_record(
     folder: &dyn Folder,
-    (contents, cursor, link): &mut (Contents, Cursor, Link),
+    reading: &mut Reading,
     after: Position,
 ) -> Result<Option<Delivered>, LogError> {
+    let Reading { contents, cursor, link } = reading;
     while let Some(frame) = contents.next(cursor, link.end.offset) {
         if frame.kind == Kind::Record && frame.last() > after {
             let bytes = Bytes::copy_from_slice(frame.payload);

@@ -15,6 +15,9 @@ pub(super) const RESERVE: usize = 2;
 /// How many spares there are when nothing is wrong: the next segment, and the reserve.
 pub(super) const SPARES: usize = RESERVE + 1;
 
+/// How many spares are kept when segments are given up: no zeros need be written for these.
+const POOL: usize = 8;
+
 /// How much is zeroed at a time.
 const STEP: usize = 1024 * 1024;
 
@@ -65,13 +68,19 @@ impl Space {
         SPARES.saturating_sub(self.ready.len())
     }
 
+    /// How many segments that are given up are kept as spares.
+    pub(super) fn keeps(&self) -> usize {
+        let most = if self.tight.is_some() { SPARES } else { POOL };
+        most.saturating_sub(self.ready.len())
+    }
+
     /// Whether a record may be written into the segment that is open.
     pub(super) fn admits(&self, room: Room) -> Result<(), LogError> {
         match room {
             Room::Reserve => Ok(()),
-            Room::Ordinary if self.ready.len() < RESERVE || self.tight.is_some() => {
-                Err(self.full())
-            }
+            // While one is being made there may be room yet: the next segment waits for it.
+            Room::Ordinary if self.ready.len() < RESERVE && !self.is_making => Err(self.full()),
+            Room::Ordinary if self.tight.is_some() => Err(self.full()),
             Room::Ordinary => Ok(()),
         }
     }

@@ -185,9 +185,9 @@ impl Journal {
             self.drop_checkpoint();
         }
         let (mut remove, mut recycle) = (Vec::new(), Vec::new());
-        let wanted = self.space.wanted();
+        let keeps = self.space.keeps();
         while let Some((number, _, bytes)) = self.closed.pop_front_if(|it| it.1 <= floor.at) {
-            if recycle.len() < wanted && bytes == self.space.segment_bytes() {
+            if recycle.len() < keeps && bytes == self.space.segment_bytes() {
                 recycle.push((segment::name(number), self.space.name()));
             } else {
                 remove.push(segment::name(number));

@@ -1,5 +1,7 @@
 //! What any log promises, of the journal on a machine, on disk and in memory.
 
+use lockd_proto::clock::Clock;
+
 use super::{
     super::Journal,
     machine::Machine,
@@ -17,7 +19,7 @@ fn each(promise: impl Fn(Journal)) {
     promise(open(&Machine::new(1)).unwrap());
     let dir = tempfile::tempdir().unwrap();
     promise(Journal::open(dir.path(), options()).unwrap());
-    promise(Journal::in_memory().unwrap());
+    promise(Journal::in_memory(Clock::system()).unwrap());
 }
 
 fn live(journal: &mut Journal) {
@@ -26,7 +28,7 @@ fn live(journal: &mut Journal) {
 
 #[test]
 fn it_says_what_it_is() {
-    let profile = Journal::in_memory().unwrap().profile().clone();
+    let profile = Journal::in_memory(Clock::system()).unwrap().profile().clone();
     assert_eq!((profile.name, profile.lanes, profile.is_shared), ("memory", 1, false));
     let profile = open(&Machine::new(1)).unwrap().profile().clone();
     assert_eq!((profile.name, profile.lanes, profile.is_shared), ("embedded", 1, false));

@@ -68,12 +68,3 @@ fn nothing_acknowledged_is_lost_whatever_operation_a_crash_comes_before() {
     let operations: u64 = (0..12).map(|seed| crash_everywhere(seed * 1000, 40)).sum();
     assert!(operations > 1_000, "{operations}");
 }
-
-/// The same at length: `cargo test --release -- --ignored ten_thousand`.
-#[test]
-#[ignore = "takes minutes"]
-fn nothing_acknowledged_is_lost_over_ten_thousand_operations() {
-    let operations: u64 = (100..200).map(|seed| crash_everywhere(seed * 1000, 200)).sum();
-    println!("{operations} operations");
-    assert!(operations > 10_000, "{operations}");
-}

@@ -6,6 +6,7 @@ use super::{
         mark::{self, Marked},
         read::Contents,
         segment::{self, Header, SegmentId},
+        survey,
     },
     machine::{Fault, Machine},
     story::{Read, draft, events, next, open, reopen},
@@ -196,6 +197,23 @@ fn a_torn_end_that_was_not_acknowledged_is_cut() {
     let (journal, read) = reopen(&machine).unwrap();
     assert_eq!(read.payloads(), ["one"]);
     drop(journal);
+}
+
+/// J8, J12: what a later record proves to be durable is not written again.
+#[test]
+fn behind_an_older_mark_only_the_last_group_is_written_again() {
+    let machine = Machine::new(1);
+    let mut journal = opened(&machine);
+    let large: &str = "large".repeat(200).leak();
+    group(&mut journal, &[large]);
+    group(&mut journal, &["one", "two"]);
+    group(&mut journal, &["three", "four"]);
+    drop(journal);
+    machine.kill();
+    older_mark(&machine, 1, Position(0));
+    let marked = mark::Mark::open(&machine).unwrap().unwrap().said();
+    let found = survey::survey(&machine, marked, None).unwrap();
+    assert_eq!(found.carried.iter().map(|it| it.at.0).collect::<Vec<_>>(), [4, 5]);
 }
 
 /// J9: of a group of two the second record alone has reached the disk.

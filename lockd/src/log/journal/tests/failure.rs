@@ -64,6 +64,8 @@ fn what_a_failed_sync_left_in_the_cache_is_written_again() {
     journal.append(0, draft(1, "two")).unwrap();
     machine.fail(Fault::SyncAt(machine.operations() + 2));
     assert!(matches!(journal.sync(), Err(LogError::Broken(text)) if text.contains("segment-")));
+    let left = events(&mut journal);
+    assert!(matches!(left.as_slice(), [Event::Failed(_)]), "J13: {left:?}");
     drop(journal);
     machine.kill();
     let (journal, read) = reopen(&machine).unwrap();

@@ -142,6 +142,29 @@ fn a_crash_loop_on_a_full_disk_does_not_eat_the_reserve() {
     }
 }
 
+/// J14: not even a spare is needed where nothing was written since the last opening.
+#[test]
+fn a_segment_without_records_is_used_again() {
+    let (machine, mut journal) = on_full_disk();
+    journal.append(0, record(Room::Ordinary)).unwrap();
+    journal.append(0, record(Room::Ordinary)).unwrap();
+    journal.sync().unwrap();
+    drop(journal);
+    machine.kill();
+    drop(reopen(&machine).unwrap());
+    for spare in machine.named("spare-") {
+        machine.delete(&spare);
+    }
+    machine.leave(0);
+    for _ in 0..3 {
+        machine.kill();
+        let (mut journal, read) = reopen(&machine).unwrap();
+        assert_eq!(read.records.len(), 2);
+        assert!(matches!(journal.append(0, record(Room::Ordinary)), Err(LogError::Full(_))));
+        assert_eq!(machine.named("segment-").len(), 2);
+    }
+}
+
 /// Spares come back where there is room again.
 #[test]
 fn spares_are_made_again() {
