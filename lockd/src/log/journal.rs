@@ -248,7 +248,9 @@ impl Log for Journal {
     }
 
     fn barrier(&mut self, number: u64) {
-        self.events.push_back(Event::Barrier(number));
+        if self.failed.is_none() {
+            self.events.push_back(Event::Barrier(number));
+        }
     }
 
     fn standing(&self) -> Standing {

@@ -57,7 +57,7 @@ pub(super) trait File: Send + Sync {
     /// Makes durable what was written.
     fn sync(&self) -> io::Result<()>;
 
-    /// Tells files from one another: device, inode. `None` once it has no name any more.
+    /// Its device and inode. `None` once it has no name any more.
     fn identity(&self) -> io::Result<Option<(u64, u64)>>;
 }
 

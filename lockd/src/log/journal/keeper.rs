@@ -98,8 +98,7 @@ impl Hands {
         for name in &trim.remove {
             folder::remove_if_there(folder, name)?;
         }
-        // A spare must not come back as the segment that it was after it was written to.
-        folder.sync()?;
+        // Where a power failure undoes this, the floor's first segment says that they are dead.
         Ok(trim.recycle.into_iter().map(|(_, spare)| spare).collect())
     }
 }

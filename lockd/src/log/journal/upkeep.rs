@@ -6,7 +6,7 @@ use std::io;
 use super::{
     CHECK_INTERVAL, Journal,
     checkpoint::{Name, Writing},
-    folder,
+    folder, frame,
     keeper::{Done, Job, Trim},
     refusal, segment, writer,
 };
@@ -22,25 +22,23 @@ impl Journal {
             && self.failed.is_none()
         {
             let next = replay.next();
-            match self.checked(next) {
-                Ok(Some(event)) => {
-                    self.count(&event);
-                    return Some(event);
-                }
-                Ok(None) => self.replay = None,
-                Err(_) => {}
+            // What has failed is the next event.
+            if let Ok(Some(event)) = self.checked(next) {
+                self.read(&event);
+                return Some(event);
             }
         }
-        // What fails is the next event.
         drop(self.collect());
         self.events.pop_front()
     }
 
-    /// Counts a record that is read again.
-    fn count(&mut self, event: &Event) {
+    /// Takes note of something that is read again.
+    fn read(&mut self, event: &Event) {
         if let Event::Record(record) = event {
-            let bytes = super::frame::size(record.bytes.len()) as u64;
+            let bytes = frame::size(record.bytes.len()) as u64;
             self.growth.add(record.at, bytes);
+        } else if matches!(event, Event::Live(_)) {
+            self.replay = None;
         }
     }
 
@@ -84,7 +82,8 @@ impl Journal {
         result
     }
 
-    /// Goes on in the next segment, if there is one for such a record.
+    /// Goes on in the next segment, if there is one for such a record. Waits for a spare that is
+    /// being made: where records come faster than zeros can be written, they have to.
     pub(super) fn enter_next(&mut self, room: Room) -> Result<(), LogError> {
         while !self.space.has_next(room) && self.space.is_making {
             let done = self.keeper.wait();

@@ -52,6 +52,14 @@ fn records_come_back_at_once_in_order_and_with_their_places() {
 }
 
 #[test]
+fn it_can_be_written_to_as_soon_as_it_is_live() {
+    each(|mut journal| {
+        while !matches!(next(&mut journal), Some(Event::Live(_))) {}
+        assert!(journal.append(0, draft(1, "one")).is_ok());
+    });
+}
+
+#[test]
 fn a_barrier_comes_behind_what_was_appended() {
     each(|mut journal| {
         live(&mut journal);

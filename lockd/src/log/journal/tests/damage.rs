@@ -3,17 +3,18 @@
 use super::{
     super::{
         Journal,
+        frame::{Frame, Kind, Seed},
         mark::{self, Marked},
         read::Contents,
         segment::{self, Header, SegmentId},
         survey,
     },
     machine::{Fault, Machine},
-    story::{Read, draft, events, next, open, reopen},
+    story::{Read, SEGMENT, draft, events, next, open, reopen},
 };
 use crate::{
     log::{Event, Floor, Log as _, LogError, Room},
-    record::Position,
+    record::{Position, ReplicaId},
 };
 
 /// Appends a record for each of these, and syncs them together.
@@ -269,6 +270,32 @@ fn a_frame_that_was_moved_does_not_verify() {
     machine.damage(&segment::name(1), |bytes| bytes.copy_within(512..1024, 1024));
     let contents = Contents::load(&machine, 1).unwrap();
     assert_eq!(contents.behind(1024).count(), 0);
+}
+
+/// J10: a frame of this very place that does not follow the one before it.
+#[test]
+fn a_frame_that_names_another_predecessor_is_no_successor() {
+    let machine = Machine::new(1);
+    let mut journal = opened(&machine);
+    group(&mut journal, &["one"]);
+    drop(journal);
+    machine.kill();
+    let contents = Contents::load(&machine, 1).unwrap();
+    let mut cursor = contents.start();
+    contents.next(&mut cursor, SEGMENT).unwrap();
+    let end = contents.end(&cursor);
+    for (previous, found) in [(end.checksum, 2), (end.checksum ^ 1, 1)] {
+        let (kind, operations, author) = (Kind::Record, 1, ReplicaId(1));
+        let (at, synced, payload) = (Position(2), Position(1), b"two".as_slice());
+        let frame = Frame { kind, operations, at, synced, author, previous, payload };
+        let mut forged = Vec::new();
+        frame.write(&mut forged, Seed::of(contents.header.id), end.offset);
+        let place = usize::try_from(end.offset).unwrap();
+        let copy = machine.copy(1);
+        let name = segment::name(1);
+        copy.damage(&name, |bytes| bytes[place..place + forged.len()].copy_from_slice(&forged));
+        assert_eq!(reopen(&copy).unwrap().1.records.len(), found);
+    }
 }
 
 /// J11, for a segment that was entered and for one that an opening began.

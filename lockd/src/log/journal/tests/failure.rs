@@ -48,6 +48,7 @@ fn has_failed(journal: &mut super::super::Journal, machine: &Machine) {
     assert!(matches!(journal.settle(), Err(LogError::Broken(_))));
     assert!(matches!(journal.write_chunk(Position(1), "late".into()), Err(LogError::Broken(_))));
     assert!(matches!(journal.finish_checkpoint(Position(1)), Err(LogError::Broken(_))));
+    journal.barrier(1);
     let floor = Floor { at: Position(1), ..Floor::default() };
     assert!(matches!(journal.trim(&floor), Err(LogError::Broken(_))));
     assert_eq!((next(journal), machine.counts()), (None, before));
