@@ -3,6 +3,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -22,6 +23,9 @@ pub enum Mode {
     /// Connections are accepted and stay open, and nothing passes: half-open. What was sent meanwhile
     /// arrives when the link passes again.
     Blackhole,
+    /// What clients send passes, and what they are answered does not, as [`Self::Blackhole`] has it: the
+    /// outcome of what they ask for is unknown to them.
+    NoAnswers,
     /// New connections are refused and live ones reset.
     Refuse,
 }
@@ -31,6 +35,7 @@ pub struct Proxy {
     address: SocketAddr,
     orders: watch::Sender<Orders>,
     listening: watch::Receiver<bool>,
+    upstream: Arc<Mutex<String>>,
     task: JoinHandle<()>,
 }
 
@@ -59,8 +64,9 @@ impl Proxy {
         let address = listener.local_addr().expect("a bound address");
         let (orders, heard) = watch::channel(Orders { mode: Mode::Pass, resets: 0 });
         let (told, listening) = watch::channel(true);
-        let task = tokio::spawn(accept(listener, upstream.into(), heard, told));
-        Self { address, orders, listening, task }
+        let upstream = Arc::new(Mutex::new(upstream.into()));
+        let task = tokio::spawn(accept(listener, upstream.clone(), heard, told));
+        Self { address, orders, listening, upstream, task }
     }
 
     /// Where it listens; the same for its whole life.
@@ -87,6 +93,14 @@ impl Proxy {
         done.expect("the proxy's port can be taken again");
     }
 
+    /// Leads new connections to another `host:port`.
+    ///
+    /// # Panics
+    /// Never: no panic holds the lock.
+    pub fn lead_to(&self, upstream: impl Into<String>) {
+        *self.upstream.lock().expect("no panic holds it") = upstream.into();
+    }
+
     /// Resets the live connections once; new ones are as the mode says.
     pub fn reset_connections(&self) {
         self.orders.send_modify(|orders| orders.resets += 1);
@@ -102,7 +116,7 @@ impl Drop for Proxy {
 /// Accepts while the mode allows it. Dropping the future drops every connection with it.
 async fn accept(
     listener: TcpListener,
-    upstream: String,
+    upstream: Arc<Mutex<String>>,
     mut orders: watch::Receiver<Orders>,
     told: watch::Sender<bool>,
 ) {
@@ -122,7 +136,8 @@ async fn accept(
         tokio::select! {
             changed = orders.changed() => if changed.is_err() { return },
             Some(accepted) = next(listener.as_ref()) => {
-                connections.spawn(serve(accepted, upstream.clone(), orders.clone()));
+                let upstream = upstream.lock().expect("no panic holds it").clone();
+                connections.spawn(serve(accepted, upstream, orders.clone()));
             }
             Some(_ended) = connections.join_next() => {}
         }
@@ -155,15 +170,15 @@ async fn carry(
     upstream: &str,
     orders: &mut watch::Receiver<Orders>,
 ) -> io::Result<()> {
-    passing(orders).await?;
+    passing(orders, Direction::Requests).await?;
     let mut server = TcpStream::connect(upstream).await?;
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
     let (from_client, to_client) = client.split();
     let (from_server, to_server) = server.split();
     tokio::try_join!(
-        pump(from_client, to_server, orders.clone()),
-        pump(from_server, to_client, orders.clone()),
+        pump(from_client, to_server, (orders.clone(), Direction::Requests)),
+        pump(from_server, to_client, (orders.clone(), Direction::Answers)),
     )?;
     Ok(())
 }
@@ -172,7 +187,7 @@ async fn carry(
 async fn pump(
     mut from: ReadHalf<'_>,
     mut to: WriteHalf<'_>,
-    orders: watch::Receiver<Orders>,
+    (orders, direction): (watch::Receiver<Orders>, Direction),
 ) -> io::Result<()> {
     let (queue, mut arriving) = mpsc::channel::<Chunk>(IN_FLIGHT);
     let mut at_entry = orders.clone();
@@ -182,7 +197,7 @@ async fn pump(
             let mut chunk = vec![0; CHUNK_BYTES];
             let length = from.read(&mut chunk).await?;
             chunk.truncate(length);
-            let latency = passing(&mut at_entry).await?;
+            let latency = passing(&mut at_entry, direction).await?;
             if length == 0 || queue.send((Instant::now() + latency, chunk)).await.is_err() {
                 return Ok(());
             }
@@ -194,7 +209,7 @@ async fn pump(
             if due > Instant::now() {
                 sleep_until(due).await;
             }
-            passing(&mut at_exit).await?;
+            passing(&mut at_exit, direction).await?;
             to.write_all(&chunk).await?;
         }
         to.shutdown().await
@@ -202,13 +217,27 @@ async fn pump(
     tokio::try_join!(read, write).map(|((), ())| ())
 }
 
+/// Which way bytes go.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    Requests,
+    Answers,
+}
+
 /// Waits until bytes may pass and gives back how late they are.
-async fn passing(orders: &mut watch::Receiver<Orders>) -> io::Result<Duration> {
-    let open = |orders: &Orders| matches!(orders.mode, Mode::Pass | Mode::Latency(_));
+async fn passing(
+    orders: &mut watch::Receiver<Orders>,
+    direction: Direction,
+) -> io::Result<Duration> {
+    let open = |orders: &Orders| match orders.mode {
+        Mode::Pass | Mode::Latency(_) => true,
+        Mode::NoAnswers => direction == Direction::Requests,
+        Mode::Blackhole | Mode::Refuse => false,
+    };
     let orders = orders.wait_for(open).await.map_err(io::Error::other)?;
     Ok(match orders.mode {
         Mode::Latency(latency) => latency,
-        Mode::Pass | Mode::Blackhole | Mode::Refuse => Duration::ZERO,
+        Mode::Pass | Mode::Blackhole | Mode::NoAnswers | Mode::Refuse => Duration::ZERO,
     })
 }
 

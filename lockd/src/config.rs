@@ -388,7 +388,7 @@ impl Settings {
         Ok(EtcdConfig {
             user: self.etcd_user.clone().zip(password),
             tls: tls.then_some(EtcdTls { ca_pem, identity_pem }),
-            ..EtcdConfig::new(endpoints, prefix)
+            ..EtcdConfig::new(endpoints, &prefix)
         })
     }
 }

@@ -352,6 +352,14 @@ async fn answers_that_are_never_read_are_bounded() {
     let asks: Vec<_> = std::iter::once(open(Duration::from_secs(60))).chain(waits).collect();
     let url = world.daemons[0].url();
     stream(&url, asks, async |_answers| {
+        let mut other = Raw::connect(&url).await;
+        let request = v1::GetRequest { name: "large".to_owned(), ..v1::GetRequest::default() };
+        eventually("the queue is longer than a page", SOON, async || {
+            let found = other.locks.clone().get(request.clone()).await;
+            let page = found.map_err(|status| status.to_string())?.into_inner();
+            if page.next_after > 0 { Ok(()) } else { Err("it has one page".to_owned()) }
+        })
+        .await;
         let channel = Channel::from_shared(url.clone()).unwrap().connect().await.unwrap();
         let (mut unread, mut refused) = (Vec::new(), 0);
         for _ in 0..200 {
@@ -364,8 +372,6 @@ async fn answers_that_are_never_read_are_bounded() {
             }
         }
         assert!(refused > 100, "{refused} were refused, {} lie unread", unread.len());
-        let mut other = Raw::connect(&url).await;
-        let request = v1::GetRequest { name: "large".to_owned(), ..v1::GetRequest::default() };
         assert!(other.locks.get(request).await.is_ok(), "others are served");
         // The first one has arrived; those after it wait for room on the connection.
         let mut first = unread.remove(0);

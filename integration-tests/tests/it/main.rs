@@ -21,6 +21,7 @@ mod handoff;
 mod introspection;
 mod layers;
 mod leaks;
+mod log;
 mod loss;
 mod metrics;
 mod pods;

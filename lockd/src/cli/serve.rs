@@ -55,7 +55,7 @@ pub(super) async fn run(args: &Args) -> Result<Exit, Failure> {
             serve(Daemon { settings, logs, life }, log, ready).await
         }
         StoreKind::Etcd => {
-            let log = EtcdLog::new(settings.etcd()?, Clock::system(), &life.tasks, &life.end);
+            let log = EtcdLog::new(settings.etcd()?, &life.tasks, &life.end, Clock::system())?;
             serve(Daemon { settings, logs, life }, log, ready).await
         }
     }

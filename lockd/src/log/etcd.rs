@@ -1,14 +1,9 @@
-//! The log in an etcd cluster: any number of replicas in front of it, none of which keeps anything that
-//! a `kill -9` can lose.
+//! The log in an etcd cluster: any number of replicas write to it, and each applies all of it.
 //!
-//! ```text
-//! append ──► lane ── one transaction a record ──► l/<replica>/<lane>/<n>, lane, h
-//! poll_event ◄── one queue ◄── feed ◄── one watch of all of it, in order
-//!                          ◄── beat: a renewal and a read, each second, prove what may be promised
-//! ```
-//!
-//! Every task hands what happens to one queue, in order: what is delivered is what the watch says, also
-//! of this replica's own records.
+//! A record is one transaction on one of the replica's lanes (`lane`). One watch delivers all of them in
+//! order (`feed`, `watch`), after what was there was read (`opening`). A replica lives under an etcd lease
+//! (`lease`), and proves each second what it may promise (`beat`). Its owner, the core loop, is given all
+//! of that through one queue; nothing here makes it wait.
 
 mod backlog;
 mod barrier;
@@ -41,75 +36,82 @@ mod watch;
 use std::{
     fmt,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
+use backlog::Backlog;
 use bytes::Bytes;
+use checkpoint::Checkpoints;
+use history::History;
+use item::{Item, Life};
+use lane::Job;
 use lockd_proto::clock::{Clock, Instant};
+use numbers::Numbers;
+use replica::Replica;
 use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
-use self::{
-    backlog::Backlog,
-    barrier::Asked,
-    checkpoint::Checkpoints,
-    item::{Item, Life},
-    lane::Job,
-    numbers::Numbers,
-    replica::Replica,
+use super::{
+    Delivered, Draft, Event, Floor, Log, LogError, MAX_OPERATIONS, MAX_RECORD_BYTES, Profile, Room,
+    Standing,
 };
-use super::{Delivered, Draft, Event, Floor, Log, LogError, Profile, Room, Standing};
-use crate::{record::Position, telemetry::tasks::Tasks};
+use crate::{
+    record::{Position, ReplicaId},
+    telemetry::tasks::Tasks,
+};
 
-/// Records under way at once. With more, neighbours of one connection land in any order more often than
-/// they gain (DESIGN, etcd).
-const LANES: usize = 4;
+/// How many records can be under way at once. With 4 to 8 of them etcd writes them to its disk together.
+const LANES: usize = 8;
 
-/// Events that wait for the log's owner. Deliveries stop while it does not take them.
-const ITEMS: usize = 1024;
+/// Events that wait for the owner. With records of the largest size they take 32 MiB.
+const QUEUE: usize = 128;
 
-/// Reads whose revisions wait to be delivered.
-const WAITS: usize = 16;
+/// Reads whose revisions wait to be delivered, on their way to the task that delivers.
+const WAITS: usize = 64;
 
-/// A log whose deliveries were not proved whole for this long grants nothing and answers no question. A
-/// proof follows each second.
-const FRESH_FOR: Duration = Duration::from_secs(3);
+/// The shortest lease that etcd grants at its default election timeout.
+const MIN_LEASE: Duration = Duration::from_secs(2);
 
-/// How the cluster is reached, and how the log is kept there.
+/// How old the newest proof that deliveries are whole may be before this replica grants nothing and
+/// answers no question. Above the interval of proofs and an election.
+const FRESH: Duration = Duration::from_secs(3);
+
+/// How the cluster is reached, and what is done there.
 #[derive(Clone)]
 pub struct EtcdConfig {
     /// The members' URLs.
     pub endpoints: Vec<String>,
-    /// What all keys start with.
+    /// What all keys start with, such as `lockd/`.
     pub prefix: String,
     /// A user and password.
     pub user: Option<(String, String)>,
     /// TLS, if the URLs are `https`.
     pub tls: Option<EtcdTls>,
-    /// The lease of a replica, as it is asked for.
+    /// The TTL of the replica's lease, at least 2 s. etcd may grant more.
     pub lease: Duration,
     /// The newest level of operations that this replica can read.
     pub level: u32,
-    /// Whether a cluster that was restored from a backup is gone on with.
-    pub accept_restored: bool,
-    /// How much of its history etcd keeps for watches; `None` where it is compacted by others.
-    pub compact_after: Option<Duration>,
+    /// Goes on with a cluster that was restored from a backup: positions jump ahead of all before. A name
+    /// of the restore, such as its date; each new one is accepted once, by whichever replica comes first.
+    pub accept_restored: Option<String>,
+    /// How long etcd's history is kept. `None` leaves compacting to others that share the cluster.
+    pub history_kept: Option<Duration>,
 }
 
 impl EtcdConfig {
-    /// A lease of 5 s, and a minute of history.
+    /// A cluster without passwords or TLS, and the defaults of all else.
     #[must_use]
-    pub fn new(endpoints: Vec<String>, prefix: String) -> Self {
+    pub fn new(endpoints: Vec<String>, prefix: &str) -> Self {
         Self {
             endpoints,
-            prefix,
+            prefix: prefix.to_owned(),
             user: None,
             tls: None,
             lease: Duration::from_secs(5),
             level: crate::record::LEVEL,
-            accept_restored: false,
-            compact_after: Some(Duration::from_secs(60)),
+            accept_restored: None,
+            history_kept: Some(Duration::from_secs(60)),
         }
     }
 }
@@ -123,188 +125,220 @@ pub struct EtcdTls {
     pub identity_pem: Option<(Vec<u8>, Vec<u8>)>,
 }
 
-/// The log in an etcd cluster.
+/// The log in etcd. Its tasks end when it is dropped.
 pub struct EtcdLog {
-    profile: Profile,
     replica: Arc<Replica>,
+    profile: Profile,
     items: mpsc::Receiver<Item>,
     lanes: Vec<Lane>,
-    asked: Arc<Asked>,
-    /// Barriers that have been passed and are not delivered yet.
+    /// The life that [`Event::Live`] has named.
+    life: Option<Life>,
+    barriers: Arc<barrier::Asked>,
+    /// Barriers that are passed and not handed out yet.
     passed: Numbers,
     checkpoints: Checkpoints,
     backlog: Backlog,
-    life: Option<Life>,
-    /// The sending of the latest pair that proves what may be promised.
-    proved: Option<Instant>,
-    /// The sending of the latest read up to which everything has been delivered.
-    confirmed: Option<Instant>,
     delivered: Position,
-    failed: Option<LogError>,
+    confirmed: Option<Instant>,
+    promise_until: Instant,
+    has_failed: bool,
+    _end: DropGuard,
 }
 
-/// The owner's side of a lane.
+/// A lane of this replica in its present life.
 struct Lane {
+    /// The number of its next record, or of the one under way.
+    number: u64,
+    is_busy: bool,
     jobs: mpsc::Sender<Job>,
-    /// The number of its next record.
-    next: u64,
-    is_idle: bool,
 }
 
 impl fmt::Debug for EtcdLog {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("EtcdLog")
-            .field("prefix", &self.replica.config.prefix)
-            .field("life", &self.life)
-            .finish_non_exhaustive()
+        let prefix = &self.replica.config.prefix;
+        f.debug_struct("EtcdLog").field("prefix", prefix).field("life", &self.life).finish()
     }
 }
 
 impl EtcdLog {
-    /// The log on this cluster, which is followed by tasks of its own until `end`.
-    #[must_use]
-    pub fn new(config: EtcdConfig, clock: Clock, tasks: &Tasks, end: &CancellationToken) -> Self {
-        let (out, items) = mpsc::channel(ITEMS);
-        let (waits, arriving) = mpsc::channel(WAITS);
-        let (checkpoints, pieces) = checkpoint::queue();
-        let (asked, compact_after) = (Arc::new(Asked::default()), config.compact_after);
+    /// A log on this cluster. Returns at once: what can't be used is said by [`Event::Failed`].
+    ///
+    /// # Errors
+    /// The configuration names no endpoint, too short a lease, or a restore by no word.
+    pub fn new(
+        config: EtcdConfig,
+        tasks: &Tasks,
+        end: &CancellationToken,
+        clock: Clock,
+    ) -> Result<Self, LogError> {
+        if config.endpoints.is_empty() {
+            return Err(LogError::Broken("no etcd endpoint: give --etcd-endpoints".to_owned()));
+        }
+        if config.lease < MIN_LEASE {
+            let text = format!("a lease of {:?} is too short: 2 s at least", config.lease);
+            return Err(LogError::Broken(text));
+        }
+        if let Some(name) = config.accept_restored.as_ref().filter(|name| !History::is_name(name)) {
+            let text = format!("{name:?} names no restore: give one word of at most 64 characters");
+            return Err(LogError::Broken(text));
+        }
         let end = end.child_token();
+        let (out, items) = mpsc::channel(QUEUE);
+        let promise_until = clock.now();
+        let history_kept = config.history_kept;
         let replica = Arc::new(Replica::new(config, clock, end.clone(), out));
+        let (checkpoints, pieces) = checkpoint::queue();
+        let barriers = Arc::new(barrier::Asked::default());
+        let (waits, arriving) = mpsc::channel(WAITS);
+        let spawner = Spawner { tasks, end: end.clone() };
+        let probed = replica.clone();
+        spawner.run("etcd probes", async move { probed.endpoints.probe().await });
+        let feed = feed::run(replica.clone(), arriving);
+        // Without it nothing is delivered, whatever else goes on.
+        tasks.spawn_vital("etcd feed", end.clone().run_until_cancelled_owned(feed));
+        let read = barrier::run(replica.clone(), barriers.clone(), waits.clone());
+        spawner.run("etcd barriers", read);
+        spawner.run("etcd departures", departures::run(replica.clone()));
+        spawner.run("etcd checkpoints", checkpoint::run(replica.clone(), pieces));
+        spawner.run("etcd trimming", trim::run(replica.clone()));
+        if let Some(kept) = history_kept {
+            spawner.run("etcd compaction", compact::run(replica.clone(), kept));
+        }
         let lanes = (0..LANES).map(|_| {
             let (jobs, arriving) = mpsc::channel(1);
-            let lane = lane::run(replica.clone(), arriving);
-            tasks.spawn("etcd lane", end.clone().run_until_cancelled_owned(lane));
-            Lane { jobs, next: 1, is_idle: false }
+            spawner.run("etcd lane", lane::run(replica.clone(), arriving));
+            Lane { number: 1, is_busy: false, jobs }
         });
         let lanes = lanes.collect();
-        // It revokes the lease at the end, and so is not cut off by that.
-        tasks.spawn("etcd lease", lease::run(replica.clone(), waits.clone()));
-        let until_end = || end.clone();
-        let probed = replica.clone();
-        let probe = async move { probed.endpoints.probe().await };
-        tasks.spawn("etcd probes", until_end().run_until_cancelled_owned(probe));
-        let feed = feed::run(replica.clone(), arriving);
-        tasks.spawn_vital("etcd feed", until_end().run_until_cancelled_owned(feed));
-        let barriers = barrier::run(replica.clone(), asked.clone(), waits);
-        tasks.spawn("etcd barriers", until_end().run_until_cancelled_owned(barriers));
-        let written = checkpoint::run(replica.clone(), pieces);
-        tasks.spawn("etcd checkpoints", until_end().run_until_cancelled_owned(written));
-        let trim = trim::run(replica.clone());
-        tasks.spawn("etcd trim", until_end().run_until_cancelled_owned(trim));
-        let departures = departures::run(replica.clone());
-        tasks.spawn("etcd departures", until_end().run_until_cancelled_owned(departures));
-        if let Some(kept) = compact_after {
-            let compact = compact::run(replica.clone(), kept);
-            tasks.spawn("etcd compaction", until_end().run_until_cancelled_owned(compact));
-        }
-        Self {
-            profile: Profile { name: "etcd", lanes: LANES, is_shared: true },
+        // It goes on after the end, to revoke its lease.
+        tasks.spawn("etcd lease", lease::run(replica.clone(), waits));
+        Ok(Self {
             replica,
+            profile: Profile { name: "etcd", lanes: LANES, is_shared: true },
             items,
             lanes,
-            asked,
+            life: None,
+            barriers,
             passed: Numbers::default(),
             checkpoints,
             backlog: Backlog::default(),
-            life: None,
-            proved: None,
-            confirmed: None,
             delivered: Position::default(),
-            failed: None,
-        }
+            confirmed: None,
+            promise_until,
+            has_failed: false,
+            _end: end.drop_guard(),
+        })
     }
 
-    /// What an item is to the log's owner; `None` where it concerns this side only.
-    fn event(&mut self, item: Item) -> Option<Event> {
-        match item {
+    fn take(&mut self, item: Item) -> Option<Event> {
+        Some(match item {
             Item::Reset => {
-                self.end_life();
                 self.backlog.clear();
-                Some(Event::Reset)
+                (self.life, self.confirmed) = (None, None);
+                Event::Reset
             }
-            Item::Chunk(chunk) => Some(Event::Chunk(chunk)),
-            Item::Floor(floor) => Some(Event::Floor(floor)),
+            Item::Chunk(chunk) => Event::Chunk(chunk),
+            Item::Floor(floor) => {
+                self.delivered = floor.at;
+                Event::Floor(floor)
+            }
             Item::Record { at, author, lane, number, bytes } => {
                 self.backlog.add(at, bytes.len());
-                self.delivered = at;
-                let own = self.life.is_some_and(|life| life.id == author);
-                let lane = Some(lane).filter(|lane| own && self.settled(*lane, number));
-                Some(Event::Record(Delivered { at, author, lane, bytes }))
+                self.delivered = History::last_of(at);
+                let lane = self.landed(author, lane, number);
+                Event::Record(Delivered { at, author, lane, bytes })
             }
-            Item::Joined { at, replica, level } => Some(Event::Joined { at, replica, level }),
+            Item::Joined { at, replica, level } => {
+                self.delivered = History::last_of(at);
+                Event::Joined { at, replica, level }
+            }
             Item::Left { at, replica } => {
-                if self.life.is_some_and(|life| life.id == replica) {
-                    self.end_life();
-                }
-                Some(Event::Left { at, replica })
+                self.delivered = History::last_of(at);
+                self.life = self.life.filter(|life| life.id != replica);
+                Event::Left { at, replica }
             }
             Item::Live(life) => {
-                self.life = Some(life);
-                (self.proved, self.confirmed) = (Some(life.sent), Some(life.sent));
                 for lane in &mut self.lanes {
-                    (lane.next, lane.is_idle) = (1, true);
+                    (lane.number, lane.is_busy) = (1, false);
                 }
-                Some(Event::Live(life.id))
+                self.life = Some(life);
+                self.proved(life.sent);
+                Event::Live(life.id)
             }
             Item::Refused { life, lane, number, error } => {
-                let own = self.life.is_some_and(|now| now.id == life);
-                let settled = own && self.refused(lane, number);
-                settled.then_some(Event::Refused { lane, error })
+                self.refused(life, (lane, number), error)?
             }
             Item::Barrier { numbers, sent } => {
                 self.confirmed = self.confirmed.max(Some(sent));
                 self.passed.append(numbers);
-                None
+                Event::Barrier(self.passed.pop()?)
             }
             Item::Proof { life, sent } => {
+                self.confirmed = self.confirmed.max(Some(sent));
                 if self.life.is_some_and(|now| now.id == life) {
-                    self.proved = self.proved.max(Some(sent));
-                    self.confirmed = self.confirmed.max(Some(sent));
+                    self.proved(sent);
                 }
-                None
+                return None;
             }
-            Item::Checkpoint { floor, which, chunks } => {
-                Some(Event::Checkpoint { floor, which, chunks })
-            }
+            Item::Checkpoint { floor, which, chunks } => Event::Checkpoint { floor, which, chunks },
             Item::Failed(error) => {
-                self.failed = Some(error.clone());
-                Some(Event::Failed(error))
+                self.has_failed = true;
+                self.life = None;
+                Event::Failed(error)
             }
+        })
+    }
+
+    /// A record was delivered: the lane that it was under way on, if it is this replica's.
+    fn landed(&mut self, author: ReplicaId, index: usize, number: u64) -> Option<usize> {
+        self.life.filter(|life| life.id == author)?;
+        let lane =
+            self.lanes.get_mut(index).filter(|lane| lane.is_busy && lane.number == number)?;
+        (lane.number, lane.is_busy) = (number.saturating_add(1), false);
+        Some(index)
+    }
+
+    fn refused(
+        &mut self,
+        life: ReplicaId,
+        (index, number): (usize, u64),
+        error: LogError,
+    ) -> Option<Event> {
+        self.life.filter(|now| now.id == life)?;
+        let lane =
+            self.lanes.get_mut(index).filter(|lane| lane.is_busy && lane.number == number)?;
+        lane.is_busy = false;
+        Some(Event::Refused { lane: index, error })
+    }
+
+    /// The lease lived when this was sent, and all that was in the log by then has been delivered.
+    fn proved(&mut self, sent: Instant) {
+        if let Some(life) = self.life {
+            self.promise_until = self.promise_until.max(sent + life.keep);
         }
     }
 
-    fn end_life(&mut self) {
-        (self.life, self.proved, self.confirmed) = (None, None, None);
-        self.lanes.iter_mut().for_each(|lane| lane.is_idle = false);
-    }
-
-    /// A record of a lane has been delivered: says whether it is the one that is under way.
-    fn settled(&mut self, lane: usize, number: u64) -> bool {
-        let Some(lane) = self.lanes.get_mut(lane) else { return false };
-        let is_next = !lane.is_idle && lane.next == number;
-        if is_next {
-            (lane.next, lane.is_idle) = (number.saturating_add(1), true);
+    fn check(&self, draft: &Draft) -> Result<Life, LogError> {
+        let operations = usize::try_from(draft.operations).unwrap_or(usize::MAX);
+        let bytes = draft.bytes.len();
+        if operations == 0 || operations > MAX_OPERATIONS || bytes > MAX_RECORD_BYTES {
+            return Err(LogError::Broken(format!(
+                "a record of {operations} operations and {bytes} bytes is not one that a log takes"
+            )));
         }
-        is_next
-    }
-
-    /// A record of a lane will never land: its number is used by the next one.
-    fn refused(&mut self, lane: usize, number: u64) -> bool {
-        let Some(lane) = self.lanes.get_mut(lane) else { return false };
-        let is_next = !lane.is_idle && lane.next == number;
-        lane.is_idle |= is_next;
-        is_next
-    }
-
-    fn is_alive(&self) -> Result<Life, LogError> {
-        match (&self.failed, self.life) {
-            (Some(error), _) => Err(error.clone()),
-            (None, Some(life)) => Ok(life),
-            (None, None) => {
-                let text = "this replica has no lease in etcd at this moment";
-                Err(LogError::Unavailable(text.to_owned()))
-            }
+        if draft.room == Room::Ordinary && self.replica.endpoints.are_full() {
+            return Err(LogError::Full("etcd's NOSPACE alarm is raised".to_owned()));
         }
+        self.working()
+    }
+
+    fn working(&self) -> Result<Life, LogError> {
+        if self.has_failed || self.replica.end.is_cancelled() {
+            return Err(LogError::Broken("the log has ended".to_owned()));
+        }
+        self.life.ok_or_else(|| {
+            LogError::Unavailable("this replica has no lease in etcd at this moment".to_owned())
+        })
     }
 }
 
@@ -314,19 +348,17 @@ impl Log for EtcdLog {
     }
 
     fn is_idle(&self, lane: usize) -> bool {
-        self.life.is_some() && self.lanes.get(lane).is_some_and(|lane| lane.is_idle)
+        self.life.is_some() && self.lanes.get(lane).is_some_and(|lane| !lane.is_busy)
     }
 
     fn append(&mut self, index: usize, draft: Draft) -> Result<(), LogError> {
-        let life = self.is_alive()?;
-        if draft.room == Room::Ordinary && self.replica.endpoints.are_full() {
-            return Err(LogError::Full("etcd's quota is used up".to_owned()));
-        }
-        let busy = || LogError::Unavailable("a record is under way on this lane".to_owned());
-        let lane = self.lanes.get_mut(index).filter(|lane| lane.is_idle).ok_or_else(busy)?;
-        let job = Job { life, lane: index, number: lane.next, draft };
+        let life = self.check(&draft)?;
+        let busy = || LogError::Unavailable(format!("lane {index} has a record under way"));
+        let lane = self.lanes.get_mut(index).filter(|lane| !lane.is_busy).ok_or_else(busy)?;
+        let job = Job { life, lane: index, number: lane.number, draft };
+        // The task took the one before: that has landed or was refused.
         lane.jobs.try_send(job).map_err(|_| busy())?;
-        lane.is_idle = false;
+        lane.is_busy = true;
         Ok(())
     }
 
@@ -335,35 +367,31 @@ impl Log for EtcdLog {
             if let Some(number) = self.passed.pop() {
                 return Poll::Ready(Event::Barrier(number));
             }
-            let Some(item) = std::task::ready!(self.items.poll_recv(cx)) else {
-                return Poll::Pending;
-            };
-            if let Some(event) = self.event(item) {
+            // After the end there are no more events.
+            let Some(item) = ready!(self.items.poll_recv(cx)) else { return Poll::Pending };
+            if let Some(event) = self.take(item) {
                 return Poll::Ready(event);
             }
         }
     }
 
     fn sync(&mut self) -> Result<Position, LogError> {
-        match &self.failed {
-            Some(error) => Err(error.clone()),
-            // What the watch delivers a majority of the members has on disk.
-            None => Ok(self.delivered),
-        }
+        // A majority of the members had written it before it was delivered.
+        Ok(self.delivered)
     }
 
     fn barrier(&mut self, number: u64) {
-        self.asked.push(number);
+        self.barriers.push(number);
     }
 
     fn standing(&self) -> Standing {
         let now = self.replica.clock.now();
-        let keep = self.life.map_or(Duration::ZERO, |life| life.keep);
-        // Before the first proof nothing can be promised.
-        let promise_until = self.proved.map_or(now - Duration::MAX, |proved| proved + keep);
-        let age = self.confirmed.map(|at| now.saturating_duration_since(at));
-        let is_fresh = self.life.is_some() && age.is_some_and(|age| age <= FRESH_FOR);
-        Standing { promise_until: Some(promise_until), is_fresh, confirmed: self.confirmed }
+        let age = self.confirmed.map(|confirmed| now.saturating_duration_since(confirmed));
+        Standing {
+            promise_until: Some(self.promise_until),
+            is_fresh: age.is_some_and(|age| age <= FRESH),
+            confirmed: self.confirmed,
+        }
     }
 
     fn promise_window(&self) -> Duration {
@@ -379,22 +407,42 @@ impl Log for EtcdLog {
     }
 
     fn write_chunk(&mut self, floor: Position, chunk: Bytes) -> Result<(), LogError> {
+        self.working()?;
         self.checkpoints.chunk(floor, chunk)
     }
 
     fn finish_checkpoint(&mut self, floor: Position) -> Result<(), LogError> {
+        self.working()?;
         self.checkpoints.finish(floor)
     }
 
     fn trim(&mut self, floor: &Floor) -> Result<(), LogError> {
+        if self.has_failed {
+            return Err(LogError::Broken("the log has ended".to_owned()));
+        }
         self.backlog.cut(floor.at);
-        self.replica.floor.send_if_modified(|there| {
-            let is_greater = there.is_none_or(|there| there.at < floor.at);
+        self.replica.floor.send_if_modified(|newest| {
+            let is_greater = newest.is_none_or(|newest| newest.at < floor.at);
             if is_greater {
-                *there = Some(*floor);
+                *newest = Some(*floor);
             }
             is_greater
         });
         Ok(())
     }
 }
+
+struct Spawner<'a> {
+    tasks: &'a Tasks,
+    end: CancellationToken,
+}
+
+impl Spawner<'_> {
+    /// Runs a task until the log ends.
+    fn run(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn(name, self.end.clone().run_until_cancelled_owned(task));
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -49,6 +49,8 @@ impl Log for MemoryLog {
         let (at, author) = (self.next, ReplicaId(7));
         self.next = self.next.after(u64::from(draft.operations));
         let record = Delivered { at, author, lane: Some(lane), bytes: draft.bytes };
+        // Other events may come before a record that was appended.
+        self.push(Event::Barrier(u64::MAX));
         self.push(Event::Record(record));
         Ok(())
     }

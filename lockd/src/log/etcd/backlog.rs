@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use crate::record::Position;
 
 /// Records are counted together up to this size.
-const BUCKET_BYTES: u64 = 64 * 1024;
+const BUCKET_BYTES: u64 = 16 * 1024;
 
 /// The sizes of records, by their places.
 #[derive(Debug, Default)]
@@ -55,7 +55,7 @@ mod tests {
             backlog.add(Position(at), 10_000);
         }
         assert_eq!(backlog.bytes(), 1_000_000);
-        assert!(backlog.buckets.len() <= 16);
+        assert!(backlog.buckets.len() <= 50);
         backlog.cut(Position(50));
         assert!((500_000..600_000).contains(&backlog.bytes()), "{}", backlog.bytes());
         backlog.cut(Position(100));

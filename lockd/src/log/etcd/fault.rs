@@ -69,6 +69,11 @@ pub(super) fn classify(error: &Error) -> Fault {
         }
         _ => return Fault::Unknown(text),
     };
+    if status.source().is_some() {
+        // Made on this side, from an error of the connection, whatever its code: a connection that is
+        // closed for too many pings has the code of a lack of space.
+        return if never_connected(status) { Fault::NotSent(text) } else { Fault::Unknown(text) };
+    }
     match i32::from(status.code()) {
         NOT_FOUND if text.contains("lease not found") => Fault::Refused(Refusal::LeaseNotFound),
         RESOURCE_EXHAUSTED if text.contains("space exceeded") => {
@@ -86,7 +91,6 @@ pub(super) fn classify(error: &Error) -> Fault {
         INVALID_ARGUMENT if text.contains("revision of auth store is old") => Fault::NotSent(text),
         INVALID_ARGUMENT | NOT_FOUND | PERMISSION_DENIED | FAILED_PRECONDITION | OUT_OF_RANGE
         | UNIMPLEMENTED | UNAUTHENTICATED => Fault::Refused(Refusal::Other(text)),
-        _ if never_connected(status) => Fault::NotSent(text),
         _ => Fault::Unknown(text),
     }
 }
@@ -113,5 +117,65 @@ fn describe(error: &Error) -> String {
             None => status.message().to_owned(),
         },
         error => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use etcd_client::{Client, ConnectOptions};
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpListener,
+    };
+
+    use super::*;
+
+    async fn put(port: u16) -> Error {
+        let options = ConnectOptions::new().with_timeout(Duration::from_secs(5));
+        let url = format!("http://127.0.0.1:{port}");
+        let mut client = Client::connect([url], Some(options)).await.unwrap();
+        client.put("k", "v", None).await.unwrap_err()
+    }
+
+    /// It has the code of a lack of space, and may have been applied.
+    #[tokio::test]
+    async fn a_connection_that_is_closed_for_too_many_requests_is_no_refusal() {
+        const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+        // No stream was the last one, and the reason is ENHANCE_YOUR_CALM.
+        const GO_AWAY: [u8; 17] = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 11];
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let server = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.write_all(&SETTINGS).await.unwrap();
+            let mut read = Vec::new();
+            while !read.windows(3).any(|window| window == b"\x01kv" || window == b"\x01k\x12") {
+                let mut some = [0; 1024];
+                let length = stream.read(&mut some).await.unwrap();
+                assert!(length > 0, "the call ended");
+                read.extend_from_slice(&some[..length]);
+            }
+            stream.write_all(&GO_AWAY).await.unwrap();
+            stream
+        };
+        let (error, _open) = tokio::join!(put(port), server);
+        let code = i32::from(match &error {
+            Error::GRpcStatus(status) => status.code(),
+            other => panic!("{other:?}"),
+        });
+        assert_eq!(code, RESOURCE_EXHAUSTED);
+        let fault = classify(&error);
+        assert!(matches!(fault, Fault::Unknown(_)), "{fault:?} of {error:?}");
+    }
+
+    #[tokio::test]
+    async fn a_port_that_refuses_was_sent_nothing() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        drop(listener);
+        let fault = classify(&put(port).await);
+        assert!(matches!(fault, Fault::NotSent(_)), "{fault:?}");
     }
 }

@@ -117,8 +117,10 @@ impl Feed {
                 if let Some(item) = marked(&self.replica, &self.known, revision, mark) {
                     self.replica.emit(item).await?;
                 }
-                if matches!(named, Named::Join(_)) {
-                    self.live(id).await?;
+                match named {
+                    Named::Join(_) => self.live(id).await?,
+                    // Its records are now for the first of the others to delete.
+                    _ => self.replica.untrimmed.notify_one(),
                 }
             }
             (Named::Join(id) | Named::Left(id), None) => self.replica.view().forget(id),
@@ -140,9 +142,13 @@ impl Feed {
     async fn live(&mut self, id: ReplicaId) -> Result<(), Stop> {
         let life = *self.replica.life.borrow();
         match life.filter(|life| life.id == id && life.reading == self.reading) {
-            Some(life) => Ok(self.replica.emit(Item::Live(life)).await?),
-            None => Ok(()),
+            Some(life) => self.replica.emit(Item::Live(life)).await?,
+            None => return Ok(()),
         }
+        self.replica.untrimmed.notify_one();
+        // Those that died before it came are for it to mark, if it is the first.
+        self.replica.departed.notify_one();
+        Ok(())
     }
 }
 

@@ -1,8 +1,10 @@
 //! Which history the cluster holds, and whether it has gone back.
 //!
 //! A cluster that was restored from a backup repeats revisions, and with them fencing tokens. What can be
-//! seen of that is refused: another cluster id, a lower raft term, a lower revision. Once an operator has
-//! accepted it, a new era begins, whose positions lie above all that were given before.
+//! seen of that is refused: another cluster id, a lower raft term, a lower revision. A restore may show
+//! nothing of it to a replica that starts (measured with 3.5.30: the same id, and the same term where there
+//! were no elections). So an operator accepts it by a name, whether it was seen or not, and each new name
+//! begins an era, whose positions lie above all that were given before.
 
 use std::{
     fmt,
@@ -26,8 +28,13 @@ pub(super) struct History {
     pub(super) id: u64,
     /// The cluster that it was in when its last era began.
     pub(super) cluster: u64,
+    /// The name by which its last era was accepted.
+    pub(super) accepted: Option<String>,
     eras: Vec<Era>,
 }
+
+/// What a history without an accepted restore has in the place of its name.
+const NONE: &str = "-";
 
 /// From a revision on, positions count from a base.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,16 +45,24 @@ struct Era {
 
 impl History {
     pub(super) fn new(id: u64, cluster: u64) -> Self {
-        Self { id, cluster, eras: vec![Era { from: 0, base: 0 }] }
+        Self { id, cluster, accepted: None, eras: vec![Era { from: 0, base: 0 }] }
     }
 
-    /// The history that goes on after a restore was accepted: all revisions after `revision`, and
+    /// Whether a restore can be accepted by this name: one word.
+    pub(super) fn is_name(name: &str) -> bool {
+        !name.is_empty()
+            && name.len() <= 64
+            && name != NONE
+            && name.chars().all(|c| c.is_ascii_graphic())
+    }
+
+    /// The history that goes on after a restore was accepted: what follows the cluster as it was seen has
     /// positions greater than any before.
-    pub(super) fn accepted(&self, id: u64, cluster: u64, revision: i64) -> Self {
+    pub(super) fn accept(&self, name: &str, (id, seen): (u64, Seen)) -> Self {
         let base = self.eras.last().map_or(0, |era| era.base).saturating_add(JUMP);
         let mut eras = self.eras.clone();
-        eras.push(Era { from: unsigned(revision).saturating_add(1), base });
-        Self { id, cluster, eras }
+        eras.push(Era { from: unsigned(seen.revision).saturating_add(1), base });
+        Self { id, cluster: seen.cluster, accepted: Some(name.to_owned()), eras }
     }
 
     /// The place of the first operation of a revision.
@@ -56,6 +71,11 @@ impl History {
         let era = self.eras.iter().rev().find(|era| era.from <= revision);
         let base = era.map_or(0, |era| era.base);
         Position(revision.saturating_mul(PLACES).saturating_add(base))
+    }
+
+    /// The place of the last operation that a revision can have.
+    pub(super) fn last_of(position: Position) -> Position {
+        Position(position.0 | (PLACES - 1))
     }
 
     /// The revision that a place lies in.
@@ -70,18 +90,21 @@ impl History {
         let mut words = std::str::from_utf8(text).ok()?.split(' ');
         let id = u64::from_str_radix(words.next()?, 16).ok()?;
         let cluster = u64::from_str_radix(words.next()?, 16).ok()?;
+        let accepted = words.next().filter(|name| Self::is_name(name) || *name == NONE)?;
+        let accepted = (accepted != NONE).then(|| accepted.to_owned());
         let era = |word: &str| {
             let (from, base) = word.split_once('+')?;
             Some(Era { from: from.parse().ok()?, base: base.parse().ok()? })
         };
         let eras: Option<Vec<_>> = words.map(era).collect();
-        Some(Self { id, cluster, eras: eras.filter(|eras| !eras.is_empty())? })
+        Some(Self { id, cluster, accepted, eras: eras.filter(|eras| !eras.is_empty())? })
     }
 }
 
 impl fmt::Display for History {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:016x} {:016x}", self.id, self.cluster)?;
+        let accepted = self.accepted.as_deref().unwrap_or(NONE);
+        write!(f, "{:016x} {:016x} {accepted}", self.id, self.cluster)?;
         self.eras.iter().try_for_each(|era| write!(f, " {}+{}", era.from, era.base))
     }
 }
@@ -134,11 +157,8 @@ impl Seen {
     pub(super) fn parse(text: &[u8]) -> Option<Self> {
         let mut words = std::str::from_utf8(text).ok()?.split(' ');
         let cluster = u64::from_str_radix(words.next()?, 16).ok()?;
-        Some(Self {
-            cluster,
-            term: words.next()?.parse().ok()?,
-            revision: words.next()?.parse().ok()?,
-        })
+        let (term, revision) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+        words.next().is_none().then_some(Self { cluster, term, revision })
     }
 }
 
@@ -172,24 +192,27 @@ mod tests {
     fn positions_of_a_new_era_lie_above_all_before_and_map_back() {
         let first = History::new(1, 7);
         assert_eq!(first.position(3), Position(3 * 1024));
-        let second = first.accepted(2, 7, 100);
+        let second = first.accept("monday", (2, Seen { cluster: 7, term: 1, revision: 100 }));
         // What was written before the restore keeps its positions.
         assert_eq!(second.position(100), first.position(100));
         assert!(second.position(101) > first.position(100 + (1 << 29)));
         for revision in [1, 100, 101, 5000] {
             let place = second.position(revision);
             assert_eq!(second.revision(place), revision);
-            assert_eq!(second.revision(Position(place.0 | (PLACES - 1))), revision);
+            assert_eq!(second.revision(History::last_of(place)), revision);
         }
         assert_eq!(History::parse(second.to_string().as_bytes()), Some(second));
     }
 
     #[test]
     fn what_can_not_be_read_is_no_history() {
-        for text in ["", "1", "1 2", "1 2 x", "1 2 3+", "g 2 0+0", "1 2 0+0 "] {
+        for text in
+            ["", "1", "1 2", "1 2 -", "1 2 - x", "1 2 - 3+", "g 2 - 0+0", "1 2 - 0+0 ", "1 2  0+0"]
+        {
             assert_eq!(History::parse(text.as_bytes()), None, "{text}");
         }
         assert_eq!(Seen::parse(b"a 1"), None);
+        assert_eq!(Seen::parse(b"a 1 2 3"), None);
         let seen = Seen { cluster: 10, term: 2, revision: 30 };
         assert_eq!(Seen::parse(seen.to_string().as_bytes()), Some(seen));
     }

@@ -10,8 +10,9 @@ use std::{sync::Arc, time::Duration};
 use etcd_client::{
     Compare, CompareOp, GetOptions, KeyValue, PutOptions, Txn, TxnOp, TxnOpResponse, TxnResponse,
 };
+use futures::{StreamExt, stream::FuturesUnordered};
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, watch},
     time::{Instant, sleep},
 };
 
@@ -50,32 +51,49 @@ enum Outcome {
     Broken(LogError),
 }
 
-/// Appends the records of a lane. A new one says that the one before has been delivered.
+/// Calls of delivered records whose answers are still on their way. With more, the next record waits.
+const TRAILING: usize = 4;
+
+/// Appends the records of a lane. A new one says that the one before has been delivered: what the watch
+/// brings comes before the answer. The call is not dropped then, since a connection on which many calls
+/// are cancelled is closed (`too_many_internal_resets`), but it is not repeated either.
 pub(super) async fn run(replica: Arc<Replica>, mut jobs: mpsc::Receiver<Job>) {
-    let mut next = jobs.recv().await;
-    while let Some(job) = next {
-        next = tokio::select! {
-            biased;
-            newer = jobs.recv() => newer,
-            settled = settle(&replica, &job) => {
-                if let Err(error) = settled {
-                    replica.fail(error).await;
-                    return;
-                }
-                jobs.recv().await
+    let newest = watch::Sender::new(0_u64);
+    let mut settling = FuturesUnordered::new();
+    let mut begun = 0_u64;
+    loop {
+        tokio::select! {
+            job = jobs.recv(), if settling.len() <= TRAILING => {
+                let Some(job) = job else { return };
+                begun = begun.wrapping_add(1);
+                newest.send_replace(begun);
+                let (replica, newest) = (&replica, newest.subscribe());
+                settling.push(async move {
+                    let is_newest = || *newest.borrow() == begun;
+                    settle(replica, &job, is_newest).await
+                });
             }
-        };
+            Some(settled) = settling.next() => {
+                if let Err(error) = settled {
+                    return replica.fail(error).await;
+                }
+            }
+        }
     }
 }
 
-/// Sends a record until its outcome is known.
-async fn settle(replica: &Replica, job: &Job) -> Result<(), LogError> {
+/// Sends a record until its outcome is known, or it is not the newest one of its lane any more.
+async fn settle(
+    replica: &Replica,
+    job: &Job,
+    is_newest: impl Fn() -> bool,
+) -> Result<(), LogError> {
     let Some(known) = replica.known() else { return Ok(()) };
     let txn = transaction(replica, job, known);
     let deadline = Instant::now() + DEADLINE;
     let mut pauses = Pauses::new(&replica.endpoints);
     let mut may_have_landed = false;
-    loop {
+    while is_newest() {
         let before = replica.watermark.now();
         let attempt = replica.endpoints.attempt(|mut client| {
             let txn = txn.clone();
@@ -122,6 +140,7 @@ async fn settle(replica: &Replica, job: &Job) -> Result<(), LogError> {
             Outcome::Broken(error) => return Err(error),
         }
     }
+    Ok(())
 }
 
 fn transaction(replica: &Replica, job: &Job, known: &Known) -> Txn {

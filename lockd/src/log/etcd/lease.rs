@@ -24,15 +24,18 @@ const REVOKE: Duration = Duration::from_secs(1);
 /// Lives until the log ends, one life after the other.
 pub(super) async fn run(replica: Arc<Replica>, waits: mpsc::Sender<Wait>) {
     let end = replica.end.clone();
+    let mut held = None;
     loop {
-        match end.run_until_cancelled(live(&replica, &waits)).await {
+        match end.run_until_cancelled(live(&replica, &waits, &mut held)).await {
             Some(Ok(())) => {}
-            Some(Err(error)) => return replica.fail(error).await,
+            Some(Err(error)) => {
+                replica.fail(error).await;
+                break;
+            }
             None => break,
         }
     }
-    let life = *replica.life.borrow();
-    if let Some(life) = life {
+    if let Some(life) = held {
         // The others need not wait for the lease to run out.
         if timeout(REVOKE, revoke(&replica, &life)).await.is_err() {
             tracing::warn!(replica = %life.id, "the lease could not be revoked: it runs out by itself");
@@ -40,8 +43,12 @@ pub(super) async fn run(replica: Arc<Replica>, waits: mpsc::Sender<Wait>) {
     }
 }
 
-/// One life, from its name to its end.
-async fn live(replica: &Replica, waits: &mpsc::Sender<Wait>) -> Result<(), LogError> {
+/// One life, from its name to its end. `held` is the one whose lease is not known to have ended.
+async fn live(
+    replica: &Replica,
+    waits: &mpsc::Sender<Wait>,
+    held: &mut Option<Life>,
+) -> Result<(), LogError> {
     let mut reading = replica.reading.subscribe();
     let reading = match reading.wait_for(Option::is_some).await {
         Ok(reading) => reading.unwrap_or_default(),
@@ -51,6 +58,7 @@ async fn live(replica: &Replica, waits: &mpsc::Sender<Wait>) -> Result<(), LogEr
     let life = grant(replica, reading).await?;
     // Before the keys are there, so that the watch finds whose they are.
     replica.life.send_replace(Some(life));
+    *held = Some(life);
     if join(replica, &life, known).await? {
         tracing::info!(replica = %life.id, "this replica has joined");
         replica.set_written();
@@ -59,6 +67,7 @@ async fn live(replica: &Replica, waits: &mpsc::Sender<Wait>) -> Result<(), LogEr
     replica.lose(life.id);
     tracing::warn!(replica = %life.id, "this replica's lease has ended: it comes back under a new name");
     revoke(replica, &life).await;
+    *held = None;
     mark_left(replica, life.id).await;
     Ok(())
 }

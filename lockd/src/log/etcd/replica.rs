@@ -37,6 +37,8 @@ pub(super) struct Replica {
     pub(super) floor: watch::Sender<Option<Floor>>,
     /// A replica's key has gone.
     pub(super) departed: Notify,
+    /// There may be more to delete than at the last floor.
+    pub(super) untrimmed: Notify,
     /// Ends all tasks.
     pub(super) end: CancellationToken,
     out: mpsc::Sender<Item>,
@@ -74,6 +76,7 @@ impl Replica {
             life: watch::Sender::new(None),
             floor: watch::Sender::new(None),
             departed: Notify::new(),
+            untrimmed: Notify::new(),
             end,
             out,
             written: AtomicBool::new(false),
@@ -117,7 +120,8 @@ impl Replica {
         if let Some(why) = before.contradicts(&seen) {
             return Err(LogError::Broken(format!(
                 "etcd's history has gone back, as after a restore from a backup: {why}; stop all \
-                 replicas, and start them with accept-restored if the cluster is the one to go on with"
+                 replicas, and start them with accept-restored and a new name if the cluster is the one to \
+                 go on with"
             )));
         }
         self.watermark.raise(seen);

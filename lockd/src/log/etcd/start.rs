@@ -86,43 +86,52 @@ fn unreadable(kv: &KeyValue) -> LogError {
 }
 
 async fn history(replica: &Replica) -> Result<Known, LogError> {
-    let accept = replica.config.accept_restored;
+    let name = replica.config.accept_restored.as_deref();
     loop {
         let kept = kept(replica).await?;
-        let (history, compares) = match &kept.history {
+        let (history, revision) = match &kept.history {
             Some(kv) => {
                 let history = History::parse(kv.value()).ok_or_else(|| unreadable(kv))?;
-                match kept.doubt(&history)? {
-                    None => {
-                        mark(replica, &kept).await?;
-                        return Ok(Known { history, revision: kv.mod_revision() });
-                    }
-                    Some(why) if !accept => return Err(refused(&why)),
-                    Some(why) => {
-                        tracing::warn!(why, "a restored etcd is accepted: a new era begins");
-                        let (seen, revision) = (kept.seen, kept.seen.revision);
-                        (history.accepted(random(), seen.cluster, revision), kv.mod_revision())
-                    }
-                }
+                (Some(history), kv.mod_revision())
             }
-            None if kept.newest > 0 && !accept => {
-                return Err(refused("its key of the history is gone"));
+            None => (None, 0),
+        };
+        let doubt = match &history {
+            Some(history) => kept.doubt(history)?,
+            None if kept.newest > 0 => Some("its key of the history is gone".to_owned()),
+            None => None,
+        };
+        // A name that was used already accepts nothing more: it may stay in a configuration.
+        let accepts = name.filter(|name| {
+            history.as_ref().is_some_and(|history| history.accepted.as_deref() != Some(name))
+                || doubt.is_some() && history.is_none()
+        });
+        let new = || History::new(random(), kept.seen.cluster);
+        let begun = match (history, accepts, doubt) {
+            (history, Some(name), doubt) => {
+                tracing::warn!(?doubt, name, "a restored etcd is accepted: a new era begins");
+                history.unwrap_or_else(new).accept(name, (random(), kept.seen))
             }
-            None => {
-                let new = History::new(random(), kept.seen.cluster);
-                let lost = kept.newest > 0;
-                let revision = kept.seen.revision;
-                (if lost { new.accepted(new.id, new.cluster, revision) } else { new }, 0)
+            (_, None, Some(why)) => return Err(refused(&why)),
+            (Some(history), None, None) => {
+                mark(replica, &kept).await?;
+                return Ok(Known { history, revision });
+            }
+            // The name belongs to a restore of before this log began.
+            (None, None, None) => {
+                let mut first = new();
+                first.accepted = name.map(str::to_owned);
+                first
             }
         };
-        begin(replica, &kept, (&history, compares)).await?;
+        begin(replica, &kept, (&begun, revision)).await?;
     }
 }
 
 fn refused(why: &str) -> LogError {
     LogError::Broken(format!(
         "etcd was restored from a backup or is another cluster: {why}; fencing tokens would repeat. If it \
-         is the cluster to go on with, start lockd with accept-restored: tokens jump ahead"
+         is the cluster to go on with, start lockd with accept-restored and a new name: tokens jump ahead"
     ))
 }
 

@@ -16,13 +16,14 @@ use super::{
 };
 use crate::{log::Floor, record::ReplicaId};
 
-/// Trims the log at each new floor, and, for what was left over, at the beginning of each life.
+/// Trims the log at each new floor, and, for what was left over, when this replica comes or another one
+/// has gone.
 pub(super) async fn run(replica: Arc<Replica>) {
-    let (mut floors, mut lives) = (replica.floor.subscribe(), replica.life.subscribe());
+    let mut floors = replica.floor.subscribe();
     loop {
         tokio::select! {
             changed = floors.changed() => if changed.is_err() { return },
-            changed = lives.changed() => if changed.is_err() { return },
+            () = replica.untrimmed.notified() => {}
         }
         let (floor, id) = (*floors.borrow_and_update(), replica.id());
         if let (Some(floor), Some(id)) = (floor, id) {

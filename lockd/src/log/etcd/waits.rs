@@ -2,9 +2,9 @@
 
 use std::collections::VecDeque;
 
-use super::item::Item;
+use super::{item::Item, numbers::Numbers};
 
-/// Reads that wait. Proofs are worth nothing once later ones are there, so the oldest gives way.
+/// Reads that wait, beyond which they share a place.
 const MOST: usize = 64;
 
 /// An item that follows once everything up to a revision has been delivered.
@@ -20,11 +20,31 @@ pub(super) struct Waits(VecDeque<Wait>);
 
 impl Waits {
     pub(super) fn push(&mut self, wait: Wait) {
-        if self.0.len() >= MOST {
-            let oldest = self.0.iter().position(|wait| matches!(wait.item, Item::Proof { .. }));
-            oldest.and_then(|index| self.0.remove(index));
+        if self.0.len() < MOST {
+            return self.0.push_back(wait);
         }
-        self.0.push_back(wait);
+        match wait.item {
+            // One of many, each of which is followed by another.
+            Item::Proof { .. } => {}
+            Item::Barrier { numbers, .. } => self.share(wait.revision, numbers),
+            _ => self.0.push_back(wait),
+        }
+    }
+
+    /// Barriers that wait longer than they have to, with others that wait.
+    fn share(&mut self, revision: i64, numbers: Numbers) {
+        for wait in self.0.iter_mut().rev() {
+            if let Item::Barrier { numbers: others, .. } = &mut wait.item {
+                others.append(numbers);
+                wait.revision = wait.revision.max(revision);
+                return;
+            }
+        }
+        // All others are proofs: the oldest gives way.
+        let sent = self.0.pop_front().map(|wait| wait.item);
+        if let Some(Item::Proof { sent, .. }) = sent {
+            self.0.push_back(Wait { revision, item: Item::Barrier { numbers, sent } });
+        }
     }
 
     /// The next one that deliveries up to `reached` satisfy.
@@ -60,5 +80,18 @@ mod tests {
         assert!(waits.pop(3).is_none());
         while matches!(waits.pop(8), Some(Item::Proof { .. })) {}
         assert!(matches!(waits.pop(9), Some(Item::Barrier { .. })));
+        for number in 0..1000 {
+            waits.push(Wait {
+                revision: 10 + i64::try_from(number).unwrap(),
+                item: barrier(number),
+            });
+        }
+        assert!(waits.0.len() <= MOST);
+        let mut passed = Vec::new();
+        while let Some(Item::Barrier { mut numbers, .. }) = waits.pop(1009) {
+            passed.extend(std::iter::from_fn(|| numbers.pop()));
+        }
+        passed.sort_unstable();
+        assert_eq!(passed, (0..1000).collect::<Vec<_>>());
     }
 }

@@ -146,8 +146,9 @@ impl Watch {
         }
         let header = response.header();
         // The revision of a watch may lag behind; only its cluster has to be the same.
-        let here = Seen { cluster: Seen::of(header).cluster, ..self.replica.watermark.now() };
-        if let Some(why) = self.replica.watermark.now().contradicts(&here) {
+        let known = self.replica.watermark.now();
+        let here = Seen { cluster: Seen::of(header).cluster, ..known };
+        if let Some(why) = known.contradicts(&here) {
             return Err(Broken::Stop(Stop::Failed(LogError::Broken(format!(
                 "the watch was answered by another etcd cluster: {why}"
             )))));

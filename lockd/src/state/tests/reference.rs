@@ -393,6 +393,7 @@ impl Reference {
             let plain = matches!(place.mode, Mode::Exclusive | Mode::Shared | Mode::Permits { .. })
                 && place.ask.lock_delay_ms == 0
                 && place.asker.stream > 0
+                && place.ask.info.value.is_empty()
                 && place.ask.locks.iter().all(|lock| self.queue(lock).len() == 1);
             self.take_out(token, "lost by session", "", None);
             return format!("released {plain}");
@@ -419,7 +420,7 @@ impl Reference {
             Change::Downgrade if place.mode.kind() == Kind::Lock && place.ask.locks.len() == 1 => {
                 place.mode = Mode::Shared;
             }
-            Change::Value(_) => {}
+            Change::Value(value) => place.ask.info.value = value.clone(),
             Change::Result(result) if place.mode == Mode::Once => {
                 let lock = place.ask.locks[0].clone();
                 for other in self.queue(&lock) {
