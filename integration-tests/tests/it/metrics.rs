@@ -1,4 +1,4 @@
-//! What Prometheus is told, and that rules and dashboards ask for nothing else.
+//! What is exported to Prometheus, and that rules and dashboards ask for nothing else.
 
 use std::{collections::BTreeSet, path::Path, time::Duration};
 

@@ -29,7 +29,8 @@ pub(super) enum Ticket {
     Close(StreamKey),
     /// A call.
     Call(Box<CallTicket>),
-    /// An acquire whose caller has been told that it can't know: what it is granted is given back.
+    /// An acquire whose caller was answered that its outcome is unknown: what it is granted is
+    /// given back.
     Unheard(SessionId, RequestId),
 }
 
