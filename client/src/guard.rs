@@ -177,7 +177,7 @@ impl Guard {
         self.update(self.call("set_value"), ctx, Change::Value(value.into())).await
     }
 
-    /// Downgrades from exclusive to shared, with no other holder in between: readers that wait
+    /// Downgrades from exclusive to shared, without a release in between: readers that wait
     /// at the head of the queue hold the lock as well from then on. The token stays.
     ///
     /// There is no way back. Two holders that upgraded would wait for each other for ever, so
@@ -296,7 +296,7 @@ impl Drop for Guard {
     fn drop(&mut self) {
         match self.parts.mode {
             _ if self.released => {}
-            // A party or worker without a word leaves early, and the others must be notified.
+            // A party or worker that is dropped leaves early, and the others must be notified.
             Mode::Party(_) | Mode::Share(_) => {
                 self.held().lose(LossReason::Released);
                 self.parts.session.post(Command::Desert(self.parts.id));

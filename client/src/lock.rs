@@ -82,7 +82,7 @@ impl LockBuilder {
         self
     }
 
-    /// After a loss of the lock (not after a release), no other session is granted it for so
+    /// After a loss of the lock (not after a release), no other session is granted it for that
     /// long: time for what was begun to arrive or to fail. At most 10 minutes. As in Consul
     /// and Chubby, for resources that can't check fencing tokens.
     pub fn lock_delay(mut self, delay: Duration) -> Self {

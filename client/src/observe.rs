@@ -14,7 +14,7 @@ use crate::{
 pub(crate) enum Seen {
     /// The lock as it is; `None` if it has neither a holder nor a waiter.
     Lock(Option<LockInfo>),
-    /// Its state is no longer known. The next [`Self::Lock`] has it again.
+    /// The state is no longer known. The next update has it again.
     Unknown(Error),
 }
 

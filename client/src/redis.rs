@@ -219,7 +219,7 @@ impl Commands {
         let fencing = self.fencing.as_ref().map(|fencing| fencing.as_ref().map_err(Clone::clone));
         let fencing = fencing.transpose()?;
         let mut connection = Shared::new(self.redis.shared.clone(), fencing);
-        // A deadline already limits the wait.
+        // With a deadline, the context limits the wait.
         let limit = if self.ctx.budget().is_some() { Duration::MAX } else { self.redis.timeout };
         let answer = tokio::time::timeout(limit, work(&mut connection));
         let answer = self.ctx.bound(LAYER, answer).await;

@@ -117,7 +117,7 @@ pub(crate) struct Acquire {
 pub(crate) enum OnLoss {
     /// It joins the queue again in the next session, at its end.
     Requeue,
-    /// It fails: others may rely on its place in the queue being uninterrupted.
+    /// It fails: others may rely on its uninterrupted wait.
     Fail,
 }
 

@@ -48,7 +48,7 @@ pub trait Log: Send + 'static {
     /// where deliveries were missed.
     ///
     /// # Cancel safety
-    /// No event is lost: a caller that stops polling is given it at the next call.
+    /// No event is lost: a caller that stops polling receives it at the next call.
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Event>;
 
     /// Makes durable what was delivered, and says up to which position everything is. Does nothing

@@ -60,7 +60,7 @@ pub enum ServeError {
 /// How a replica comes to its end.
 #[derive(Debug, Clone, Default)]
 pub struct Lifecycle {
-    /// Cancelled, by the code that runs the replica, to have it shut down.
+    /// Cancelled by the code that runs the replica, to shut it down.
     pub stop: CancellationToken,
     /// Cancelled when the drain is over: by the replica in its time, or earlier by the code that
     /// runs it.

@@ -206,7 +206,7 @@ async fn a_call_has_its_trace_in_its_header() {
     let client = world.client().await;
     let shown = client.get("l2").await.unwrap().unwrap().holders[0].trace_id.clone();
     assert_eq!(shown, "0af7651916cd43dd8448eb211c80319c");
-    // Spans arrive in their order: the last one comes after any that the others would have caused.
+    // Spans arrive in order: the last one comes after any that the others would have caused.
     collector.told("lockd.acquire", WAITER).await;
     assert_eq!(collector.all().len(), 3, "{:#?}", collector.all());
 }

@@ -364,7 +364,7 @@ impl<L: Log> Core<L> {
         self.parts.traces.told(by, told);
     }
 
-    /// Notifies everyone whom an effect concerns, but for the asker of the operation itself.
+    /// Notifies all that an effect concerns, except the caller of the operation itself.
     pub(super) fn notify(&mut self, effect: Effect, own: Own) {
         match effect {
             Effect::Attached { session, epoch, is_new } => self.attached(session, epoch, is_new),

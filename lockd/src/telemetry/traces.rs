@@ -1,5 +1,5 @@
 //! Traces: what a replica reports of the requests that it took and that came with a sampled
-//! `traceparent`. Nothing is decided by it.
+//! `traceparent`. No decision depends on it.
 //!
 //! ```text
 //! caller's span ─┬─ lockd.acquire   from the request to its answer; linked to the hold it waited for

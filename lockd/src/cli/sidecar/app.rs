@@ -77,8 +77,8 @@ impl App {
         }
     }
 
-    /// Asks it to end, where that is possible, and has it ended when what is left of a
-    /// leadership is over.
+    /// Asks it to end, where that is possible, and kills it when what is left of a leadership
+    /// is over.
     pub(super) async fn stop(&self, left: &Context) {
         match self {
             Self::Process(process) => process.stop(left).await,

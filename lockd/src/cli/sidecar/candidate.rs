@@ -34,7 +34,7 @@ pub(super) struct Candidate {
     pub(super) app: App,
     pub(super) label: Option<PodLabel>,
     pub(super) ttl: Duration,
-    /// How long the app may take to end when the sidecar is to stop.
+    /// Time limit for the app to end when the sidecar stops.
     pub(super) drain: Duration,
     pub(super) stop: CancellationToken,
     /// Cancelled when nothing is waited for any more.
@@ -148,8 +148,8 @@ impl Candidate {
         self.end.run_until_cancelled(tokio::time::sleep(self.drain)).await;
     }
 
-    /// Stops the app where the leadership is lost: by SIGTERM, and before another candidate can
-    /// lead by SIGKILL.
+    /// Stops the app where the leadership is lost: by SIGTERM and then, before another candidate
+    /// can lead, by SIGKILL.
     async fn stop_app(&self, why: &Over, left: &Context) {
         match why {
             Over::Lost => self.app.stop(left).await,
@@ -163,7 +163,7 @@ impl Candidate {
         }
     }
 
-    /// Waits until the label no longer sends traffic here as to the leader.
+    /// Waits until the pod no longer has the label of the leader.
     async fn unlabelled(&self) {
         if let Some(label) = &self.label {
             label.says(false).await;

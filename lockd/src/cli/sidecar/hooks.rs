@@ -41,7 +41,7 @@ impl Hooks {
         self.start("--on-elected", self.elected.as_ref()?, token)
     }
 
-    /// Runs the command for the end of a leadership: while there is some left of it, or for a while
+    /// Runs the command for the end of a leadership: within what is left of it, or within a limit
     /// when it was lost at once.
     pub(super) async fn lost(&self, token: FencingToken, left: &Context) {
         let Some(command) = &self.lost else { return };
