@@ -1,4 +1,4 @@
-//! Compiles `lockd.v1` with protox, so that nobody needs `protoc` to build this crate.
+//! Compiles `lockd.v1` with protox, so that building this crate needs no `protoc`.
 
 use std::{env, fs, path::PathBuf};
 

@@ -1,4 +1,4 @@
-//! Waits for a lock that somebody else holds, until a deadline, and says who was in the way.
+//! Waits until a deadline for a lock that another session holds, then reports the current holder.
 //!
 //! Start `lockd dev`, then: `cargo run -p lockd-client --example deadline`
 

@@ -1,5 +1,5 @@
-//! Why fencing tokens: a holder that was paused wakes up after its lock has gone to somebody
-//! else, and writes. The resource refuses it, since it has seen a later token.
+//! Why fencing tokens: a paused holder wakes up after its lock has been granted to another
+//! client, and writes. The resource rejects the write, since it has seen a later token.
 //!
 //! Start `lockd dev`, then: `cargo run -p lockd-client --example fencing`
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use lockd_client::{Client, Context, Guard, LockState};
 
-/// How long to keep going if nobody takes the lock away.
+/// How long the job runs unless the lock is lost.
 const SHIFT: Duration = Duration::from_secs(30);
 
 #[tokio::main]

@@ -1,5 +1,5 @@
-//! Does a job only if nobody else is doing it: of several copies, one works and the others
-//! leave at once. Run it in two shells.
+//! Does a job only if no other copy is doing it: of several copies, one works and the
+//! others exit at once. Run it in two shells.
 //!
 //! Start `lockd dev`, then: `cargo run -p lockd-client --example try_acquire`
 

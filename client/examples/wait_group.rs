@@ -1,4 +1,4 @@
-//! A wait group, as Go's `sync.WaitGroup`: workers anywhere, and somebody who waits for all.
+//! A wait group, as Go's `sync.WaitGroup`: workers on any host, and a client that waits for all.
 //!
 //! Start `lockd dev`, then: `cargo run -p lockd-client --example wait_group`
 

@@ -1,4 +1,4 @@
-//! A long job that makes way when somebody asks it to.
+//! A long job that gives up its lock on request.
 //!
 //! Start `lockd dev`, then: `cargo run -p lockd-client --example yielding`
 

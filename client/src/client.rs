@@ -29,7 +29,7 @@ use crate::{
     wait_group::WaitGroup,
 };
 
-/// Where a daemon listens that nobody has configured.
+/// The daemon's address when none is configured.
 const DEFAULT_ADDRESS: &str = "http://127.0.0.1:7420";
 
 /// The most sessions, one for each TTL, of one client.
@@ -165,7 +165,7 @@ impl Client {
     }
 
     /// A semaphore by name. Its capacity is fixed by the first who holds or waits for permits,
-    /// for as long as there is anybody; another capacity is an error.
+    /// until no holder and no waiter is left; another capacity is an error.
     pub fn semaphore(&self, name: impl Into<String>, capacity: u32) -> Semaphore {
         Semaphore::new(self.clone(), name.into(), capacity)
     }

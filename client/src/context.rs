@@ -103,7 +103,7 @@ impl CancelHandle {
     /// Cancels the context and all its children.
     pub fn cancel(&self) {
         if self.context.cause().is_none() {
-            // Whoever else was first has said the same.
+            // A concurrent call may have set the same cause first.
             drop(self.context.node.cause.set(Cause::Cancelled));
         }
         self.context.node.token.cancel();
@@ -235,8 +235,8 @@ impl Context {
         Self { node: Arc::new(node) }
     }
 
-    /// A child whose end reaches beyond this process, or does not, whatever the process has
-    /// been told.
+    /// A child whose end reaches beyond this process, or does not, whatever the setting of the
+    /// process.
     #[must_use]
     pub fn with_propagation(&self, propagation: Propagation) -> Self {
         let mut node = self.child();
@@ -308,8 +308,8 @@ impl Context {
         self.node.trace_id.as_deref()
     }
 
-    /// The span that calls made in this context are children of: the one that was given, or one
-    /// that nobody reports of a trace of which only the W3C id was given.
+    /// The span that calls made in this context are children of: the given one or, if only a
+    /// W3C trace id was given, a span of that trace that is never reported.
     #[must_use]
     pub fn trace_parent(&self) -> Option<TraceParent> {
         let unreported = || self.trace_id().and_then(trace::some_span);

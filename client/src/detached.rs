@@ -18,8 +18,8 @@ use crate::{
     unary::{Metadata, Repeat},
 };
 
-/// A lock with a session of its own, held by nobody's process. It is lost when it is not
-/// renewed within its TTL, and nobody is told: check by the clock, and use the token.
+/// A lock with a session of its own that belongs to no process. It is lost when it is not
+/// renewed within its TTL, and no client is notified: check the clock, and use the token.
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DetachedLock {
@@ -31,7 +31,7 @@ pub struct DetachedLock {
     pub ttl: Duration,
     /// The session's id.
     pub session_id: String,
-    /// Its secret. Whoever has it can renew and release.
+    /// The session's secret, which permits its bearer to renew and release.
     pub secret: String,
     /// The request id of the acquire, as hexadecimal digits.
     pub request_id: String,
@@ -211,7 +211,7 @@ impl Client {
         let client = Some(self.shared().info.clone());
         let message = v1::OpenSessionRequest { ttl: ttl.try_into().ok(), client, session: None };
         let call = Call::new("open session");
-        // A session that nobody knows of ends with its TTL.
+        // A session whose id never arrives here ends with its TTL.
         self.unary(call, Repeat::Harmless, |channel, metadata: Metadata| {
             let request = metadata.request(message.clone());
             async move { SessionServiceClient::new(channel).open_session(request).await }

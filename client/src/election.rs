@@ -63,14 +63,14 @@ pub struct Leader {
     pub session_id: String,
 }
 
-/// What an observer is told.
+/// What an observer receives.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Observed {
     /// This one leads.
     Leader(Leader),
-    /// Nobody leads.
+    /// No candidate leads.
     Nobody,
-    /// No server says who leads at this moment: whoever led before may not any more.
+    /// No server can confirm a leader at this moment: the previous one may no longer lead.
     Unknown,
 }
 
@@ -100,7 +100,7 @@ impl Election {
     /// Else as [`LockBuilder::acquire`].
     ///
     /// # Cancel safety
-    /// Dropping the future withdraws the candidate; nobody is elected.
+    /// Dropping the future withdraws the candidate, which is then not elected.
     pub async fn campaign(
         &self,
         ctx: &Context,
@@ -153,7 +153,7 @@ impl Election {
         }
     }
 
-    /// Who leads at this moment; `None` if nobody does.
+    /// Returns the current leader; `None` if there is none.
     ///
     /// # Errors
     /// [`ErrorKind::Unavailable`] if no server answers.
@@ -236,7 +236,7 @@ impl Leadership {
         self.guard.lost().await
     }
 
-    /// Waits until somebody asks this leader to resign, and says why.
+    /// Waits until a client asks this leader to resign, and returns the reason.
     ///
     /// # Cancel safety
     /// Nothing is lost.

@@ -77,7 +77,7 @@ impl Endpoints {
     /// The address of this turn did not answer: others start at the next one.
     pub(crate) fn avoid(&self, turn: usize) {
         let (turn, next) = (turn % self.len(), (turn + 1) % self.len());
-        // Between the two somebody else may move on, which is as good.
+        // A concurrent call may move on between the load and the store, which is as good.
         if self.preferred() == turn {
             self.preferred.store(next, Ordering::Relaxed);
         }

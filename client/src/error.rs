@@ -35,21 +35,21 @@ pub enum ErrorKind {
     NotFound,
     /// The lock has moved on: another token, another owner, or an operator stepped in.
     Conflict,
-    /// The wait was the youngest of a deadlock, which the text lists. Whoever gives up what it
-    /// holds and starts anew lets the others go on.
+    /// The wait was the youngest of a deadlock, which the text lists. A client that gives up
+    /// what it holds and starts anew lets the others go on.
     Deadlock,
     /// A party to the barrier, or a worker of the group, has died or left early.
     Broken,
     /// The lock or the lease was lost.
     Lost,
-    /// The resource has seen a later fencing token: the lock has gone to somebody else.
+    /// The resource has seen a later fencing token: the lock has been granted to another session.
     /// [`Error::fenced`] has both.
     Fenced,
     /// The work, or what it was done at, failed: [`source`](std::error::Error::source) says why.
     Failed,
     /// A limit was reached: space in the store, or open requests.
     ResourceExhausted,
-    /// Nobody said whether the call was applied.
+    /// It is unknown whether the call was applied.
     Unknown,
     /// Client and server do not understand one another.
     Protocol,

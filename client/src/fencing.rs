@@ -1,4 +1,4 @@
-//! Fencing: what a resource is told, so that it can refuse who holds a lock no longer.
+//! Fencing: what is sent to a resource, so that it rejects a client that no longer holds the lock.
 
 use lockd_proto::{FencingToken, v1::mode::Mode};
 

@@ -22,9 +22,10 @@ use crate::context::{CancelHandle, Cause, Context};
 
 /// Tasks under one context, as Go's `errgroup`.
 ///
-/// With a [limit](Self::limit), [`spawn`](Self::spawn) waits for a free place, so that whoever makes
-/// work is held up by those who do it. For many small items there is the [`pool`](Self::pool),
-/// whose workers last, and the [`pipeline`](Self::pipeline) of several pools.
+/// With a [limit](Self::limit), [`spawn`](Self::spawn) waits for a free place, so that the
+/// producer of work is held up by the tasks that do it. For many small items there is the
+/// [`pool`](Self::pool), whose workers last, and the [`pipeline`](Self::pipeline) of several
+/// pools.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]

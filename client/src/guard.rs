@@ -24,7 +24,7 @@ pub enum Released {
     Released,
     /// The lock had been lost before.
     AlreadyLost,
-    /// Nobody said: the lock is free at the latest when its lease runs out.
+    /// No server confirmed the release: the lock is free at the latest when its lease runs out.
     Unknown,
 }
 
@@ -33,9 +33,9 @@ pub enum Released {
 ///
 /// The lock can be lost while the guard is there: when the lease can't be renewed in time, or
 /// when an operator steps in. [`lost`](Self::lost), [`context`](Self::context) and
-/// [`run`](Self::run) say so before anybody else can be granted the lock. A process that is
-/// paused may notice late all the same, so send the [`token`](Self::token) with every write,
-/// and let the resource refuse older ones.
+/// [`run`](Self::run) report the loss before another session can be granted the lock. A process
+/// that is paused may notice late all the same, so send the [`token`](Self::token) with every
+/// write, and let the resource refuse older ones.
 #[derive(Debug)]
 #[must_use = "dropping the guard releases the lock"]
 pub struct Guard {
@@ -152,9 +152,8 @@ impl Guard {
         }
     }
 
-    /// Waits until somebody asks for the lock to be given up, by
-    /// [`Client::request_yield`] or `lockd yield`, and says why they want it. What to do about
-    /// it is the holder's to decide.
+    /// Waits until a client asks the holder to give up the lock, by [`Client::request_yield`]
+    /// or `lockd yield`, and returns the reason. The holder decides what to do about it.
     ///
     /// # Cancel safety
     /// Nothing is lost: once asked, this returns at once whenever it is called.
@@ -178,8 +177,8 @@ impl Guard {
         self.update(self.call("set_value"), ctx, Change::Value(value.into())).await
     }
 
-    /// From exclusive to shared, without letting anybody in between: readers that wait at the
-    /// head of the queue hold the lock as well from then on. The token stays.
+    /// Downgrades from exclusive to shared, without a release in between: readers that wait
+    /// at the head of the queue hold the lock as well from then on. The token stays.
     ///
     /// There is no way back. Two holders that upgraded would wait for each other for ever, so
     /// release the lock and acquire it anew: the data may have changed in between.
@@ -297,7 +296,7 @@ impl Drop for Guard {
     fn drop(&mut self) {
         match self.parts.mode {
             _ if self.released => {}
-            // Whoever goes without a word leaves early, and the others have to know.
+            // A party or worker that is dropped leaves early, and the others must be notified.
             Mode::Party(_) | Mode::Share(_) => {
                 self.held().lose(LossReason::Released);
                 self.parts.session.post(Command::Desert(self.parts.id));

@@ -145,12 +145,12 @@ impl Held {
         }
     }
 
-    /// Somebody wants the lock.
+    /// Records a request to yield the lock.
     pub(crate) fn ask_to_yield(&self, reason: String) {
         self.seen().wanted().send_replace(Some(reason));
     }
 
-    /// Waits until somebody wants the lock, and says why.
+    /// Waits for a request to yield the lock, and returns its reason.
     pub(crate) async fn wanted(&self) -> String {
         let mut wanted = self.seen().wanted().subscribe();
         // The sender is our own, so this can't fail.

@@ -222,8 +222,8 @@ impl Client {
         self.watch_for(target, message).await
     }
 
-    /// Watches one lock, as [`watch`](Self::watch) does all under a prefix. A lock that nobody
-    /// holds or waits for is not among the current ones.
+    /// Watches one lock, as [`watch`](Self::watch) does all under a prefix. A lock that has
+    /// neither a holder nor a waiter is not among the current ones.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidArgument`] for a bad name, [`ErrorKind::Unavailable`] if no server
@@ -255,11 +255,11 @@ impl Client {
         Ok(LockWatch { call, context, events, clock: self.clock().clone() })
     }
 
-    /// Asks the holders of a lock to give it up, and says whom. They decide: see
+    /// Asks the holders of a lock to give it up, and returns those it asked. They decide: see
     /// [`Guard::yield_requested`](crate::Guard::yield_requested).
     ///
     /// # Errors
-    /// [`ErrorKind::NotFound`] if nobody holds it.
+    /// [`ErrorKind::NotFound`] if the lock has no holder.
     ///
     /// # Cancel safety
     /// Whether they were asked is then not known.
@@ -280,8 +280,8 @@ impl Client {
         holders.collect::<Result<_, _>>().map_err(|fault| call.failed(fault))
     }
 
-    /// Takes the holder, or a waiter, with this token out of a lock's queue, whoever owns it.
-    /// Returns what was removed.
+    /// Removes the holder, or a waiter, with this token from a lock's queue, whichever session
+    /// owns it. Returns what was removed.
     ///
     /// # Errors
     /// [`ErrorKind::Conflict`] if the lock has moved on, [`ErrorKind::NotFound`] if it is

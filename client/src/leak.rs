@@ -47,7 +47,7 @@ pub enum Leak {
         /// The lock.
         lock: String,
     },
-    /// A release or a cancel that nobody has answered.
+    /// A release or a cancel that no server has answered.
     Leaving,
     /// An entry in a queue at the server, whose session is over here.
     Entry {
@@ -60,7 +60,7 @@ pub enum Leak {
     Session(SessionId),
     /// A task of this crate.
     Task(&'static str),
-    /// No server answers, so nobody knows what is left there.
+    /// No server answers, so it is unknown what is left there.
     Unanswered(String),
 }
 

@@ -103,7 +103,7 @@ impl Lease {
         self.safe_until().saturating_duration_since(now)
     }
 
-    /// Until when nobody else can have been granted what this lease holds.
+    /// Until when no other session can have been granted what this lease holds.
     pub(crate) fn safe_until(&self) -> Instant {
         self.sent + self.ttl.saturating_sub(lockd_proto::safety_margin(self.ttl))
     }

@@ -25,7 +25,7 @@
 //! background. Its stream may break: it is resumed, at another address if need be, and what
 //! it holds stays held for as long as the lease lasts. The lease counts from when a keepalive
 //! was **sent**, less a margin of 2 % of the TTL and 250 ms (a quarter of a TTL below 1 s), so
-//! a guard knows that it is lost before anybody else can be granted its lock.
+//! a guard knows that it is lost before another session can be granted its lock.
 
 #![deny(missing_docs)]
 

@@ -35,7 +35,7 @@ pub struct LockBuilder {
     ttl: Duration,
     wait: Option<Duration>,
     on_loss: OnLoss,
-    /// What the server is told beside names, mode and wait.
+    /// The fields of the request other than names, mode and wait.
     message: v1::Acquire,
 }
 
@@ -67,7 +67,8 @@ impl LockBuilder {
     }
 
     /// Holds the lock together with others that hold it shared, as the readers of a read/write
-    /// lock. Nobody overtakes: a reader that comes after a writer waits for the writer.
+    /// lock. No entry overtakes another: a reader that comes after a writer waits for the
+    /// writer.
     pub fn shared(mut self) -> Self {
         self.mode = Mode::Shared(v1::Shared {});
         self
@@ -81,15 +82,16 @@ impl LockBuilder {
         self
     }
 
-    /// After a loss of the lock (not after a release), nobody else is granted it for so long:
-    /// time for what was begun to arrive or to fail. At most 10 minutes. As in Consul and
-    /// Chubby, for resources that can't check fencing tokens.
+    /// After a loss of the lock (not after a release), no other session is granted it for that
+    /// long: time for what was begun to arrive or to fail. At most 10 minutes. As in Consul
+    /// and Chubby, for resources that can't check fencing tokens.
     pub fn lock_delay(mut self, delay: Duration) -> Self {
         self.message.lock_delay = delay.try_into().ok();
         self
     }
 
-    /// A value for whoever looks at the lock, at most 4 KiB. [`Guard::set_value`] changes it.
+    /// A value shown to clients that look at the lock, at most 4 KiB. [`Guard::set_value`]
+    /// changes it.
     pub fn value(mut self, value: impl Into<Vec<u8>>) -> Self {
         self.message.value = value.into();
         self
@@ -160,7 +162,7 @@ impl LockBuilder {
         }
     }
 
-    /// Acquires the lock if nobody holds it or waits for it; `None` if somebody does.
+    /// Acquires the lock if it has neither a holder nor a waiter; returns `None` otherwise.
     ///
     /// # Errors
     /// Anything but a lock that is busy, as for [`acquire`](Self::acquire); and

@@ -12,9 +12,9 @@ use crate::{
 /// What is known of a lock.
 #[derive(Debug)]
 pub(crate) enum Seen {
-    /// The lock as it is; `None` if nobody holds it or waits for it.
+    /// The lock as it is; `None` if it has neither a holder nor a waiter.
     Lock(Option<LockInfo>),
-    /// Nobody says how it is any more. What follows says so again.
+    /// The state is no longer known. The next update has it again.
     Unknown(Error),
 }
 

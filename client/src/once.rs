@@ -18,7 +18,7 @@ use crate::{
 /// Something that is to succeed once, such as a migration. Made by [`Client::once`].
 ///
 /// One client runs it, the others wait. A run that fails, or whose session dies, lets the next
-/// client run it; a success is stored with its result, and nobody runs it again.
+/// client run it; a success is stored with its result, and it is not run again.
 ///
 /// ```no_run
 /// # async fn migrate() -> Result<Vec<u8>, std::io::Error> { Ok(vec![]) }
@@ -58,19 +58,19 @@ impl OnceRun {
         &self.guard
     }
 
-    /// Stores the result, at most 64 KiB: nobody runs it again.
+    /// Stores the result, at most 64 KiB: the work is not run again.
     ///
     /// # Errors
-    /// [`ErrorKind::Lost`] if the lock was lost before: nothing was stored, and somebody else
+    /// [`ErrorKind::Lost`] if the lock was lost before: nothing was stored, and another client
     /// may run it. [`ErrorKind::InvalidArgument`] for a result that is too long.
     ///
     /// # Cancel safety
-    /// Whether it was stored is then not known: [`Once::result`] tells.
+    /// Whether it was stored is then not known: [`Once::result`] returns it if it was.
     pub async fn complete(self, ctx: &Context, result: Vec<u8>) -> Result<(), Error> {
         let Self { once, guard } = self;
         match guard.complete(ctx, result).await {
             Ok(()) => Ok(()),
-            // The answer may have been lost with the session: whoever looks finds the result.
+            // The answer may have been lost with the session: a stored result counts as success.
             Err(error) if error.is_lost() => match once.result().await {
                 Ok(Some(_)) => Ok(()),
                 Ok(None) | Err(_) => Err(error),
@@ -136,9 +136,9 @@ impl Once {
         self
     }
 
-    /// Runs `work` if nobody has succeeded yet, or waits for whoever runs it, and returns the
-    /// stored result, at most 64 KiB. `work` is given a context that ends when the lock is
-    /// lost; its future is then dropped.
+    /// Runs `work` if no run has succeeded yet, or waits for the client that runs it, and
+    /// returns the stored result, at most 64 KiB. `work` is given a context that ends when the
+    /// lock is lost; its future is then dropped.
     ///
     /// # Errors
     /// [`OnceError::Run`] if `work` failed; [`OnceError::Lock`] as for
@@ -172,8 +172,8 @@ impl Once {
         }
     }
 
-    /// Waits until it is this client's turn to run it, or somebody has. For runs that
-    /// [`run`](Self::run) does not fit.
+    /// Waits until it is this client's turn to run it, or until another run succeeds. For runs
+    /// that [`run`](Self::run) does not fit.
     ///
     /// # Errors
     /// As [`LockBuilder::acquire`].

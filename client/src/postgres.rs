@@ -10,7 +10,7 @@
 //! let orders = ctx.postgres(&pool);
 //! orders.execute("UPDATE orders SET state = 'paid' WHERE id = $1", &[&42_i64]).await?;
 //!
-//! // And refused by the database if somebody else has been granted the lock in the meantime.
+//! // And rejected by the database if another session was granted the lock in the meantime.
 //! let guard = client.lock("orders/42").acquire(&ctx).await?;
 //! let fenced = guard.postgres(&pool);
 //! fenced

@@ -155,7 +155,7 @@ impl Context {
         }
     }
 
-    /// What is [left](Self::remaining), to be told beyond this process.
+    /// The [remaining](Self::remaining) time to send beyond this process, if propagation is on.
     pub(crate) fn budget(&self) -> Option<std::time::Duration> {
         self.remaining().filter(|_| self.propagation() == Propagation::On)
     }

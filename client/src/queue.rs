@@ -49,25 +49,25 @@ pub struct EntryInfo {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Mode {
-    /// With nobody.
+    /// With no other entry.
     Exclusive,
     /// With other shared entries.
     Shared,
     /// With as many others as there are permits.
     Permits {
-        /// How many it takes.
+        /// The number of permits that the entry takes.
         count: u32,
-        /// How many there are.
+        /// The number of permits that the semaphore has.
         capacity: u32,
     },
     /// With the other parties of a barrier.
     Party {
-        /// How many meet.
+        /// The number of parties that meet.
         parties: u32,
     },
     /// With all workers of a group.
     Share,
-    /// With nobody, until there is a result.
+    /// With no other entry, until there is a result.
     Once,
 }
 
@@ -116,7 +116,7 @@ pub struct LockInfo {
     pub revision: u64,
 }
 
-/// Where an acquire stands in its queue, as it was last told.
+/// Where an acquire stands in its queue, as the server last reported it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Place {
     /// The holder's name and token.

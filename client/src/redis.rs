@@ -11,17 +11,18 @@
 //! let job: Option<(String, String)> =
 //!     ctx.redis(&redis).query(redis::cmd("BLPOP").arg("jobs").arg(0)).await?;
 //!
-//! // Refused by Redis if somebody else has been granted the lock in the meantime.
+//! // Rejected by Redis if another session was granted the lock in the meantime.
 //! let guard = client.lock("stock/7").acquire(&ctx).await?;
 //! let left: i64 = guard.redis(&redis).query(redis::cmd("DECR").arg("stock:7")).await?;
 //! # Ok(()) }
 //! ```
 //!
-//! - **A command** is waited for as long as its context lasts. Redis can't be told to leave one that
-//!   has begun, so it may take effect all the same.
-//! - **A command that blocks** (`BLPOP`, `XREAD … BLOCK` and their like) is told to wait for no longer
-//!   than its context lasts, and has a connection of its own. When the context ends, or its future is
-//!   dropped, it is ended by `CLIENT UNBLOCK`, and the connection is used again once that is done.
+//! - **A command** is waited for as long as its context lasts. Redis can't abandon one that has
+//!   begun, so it may take effect all the same.
+//! - **A command that blocks** (`BLPOP`, `XREAD … BLOCK` and their like) is sent with a timeout no
+//!   longer than its context lasts, and has a connection of its own. When the context ends, or its
+//!   future is dropped, it is ended by `CLIENT UNBLOCK`, and the connection is used again once that
+//!   is done.
 //! - **Fencing** wraps commands into a script that first compares tokens. The tokens are keys in
 //!   Redis, and as durable as it is configured to be: with `appendonly yes` and `appendfsync always` a
 //!   token that was stored is never forgotten; with less, a crash of Redis can let a late writer in.
@@ -218,7 +219,7 @@ impl Commands {
         let fencing = self.fencing.as_ref().map(|fencing| fencing.as_ref().map_err(Clone::clone));
         let fencing = fencing.transpose()?;
         let mut connection = Shared::new(self.redis.shared.clone(), fencing);
-        // Whoever has a deadline has said how long to wait.
+        // With a deadline, the context limits the wait.
         let limit = if self.ctx.budget().is_some() { Duration::MAX } else { self.redis.timeout };
         let answer = tokio::time::timeout(limit, work(&mut connection));
         let answer = self.ctx.bound(LAYER, answer).await;

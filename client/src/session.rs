@@ -117,7 +117,7 @@ pub(crate) struct Acquire {
 pub(crate) enum OnLoss {
     /// It joins the queue again in the next session, at its end.
     Requeue,
-    /// It fails: somebody may count on it having been there all the time.
+    /// It fails: others may rely on its uninterrupted wait.
     Fail,
 }
 

@@ -151,7 +151,7 @@ async fn a_failure_that_may_pass_is_asked_again_with_the_same_id() {
 
 #[tokio::test]
 async fn connecting_names_each_address_and_its_cause() {
-    // Real sockets, closed at once: nobody listens there.
+    // Real sockets, closed at once: no process listens there.
     let closed = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let (a, b) = (closed(), closed());
     let error = Client::connect(format!("{a},{b}")).await.unwrap_err();

@@ -213,7 +213,7 @@ impl Client {
         let status = AdminServiceClient::new(channel).status(StatusRequest {}).await;
         match status {
             Err(status) if !is_answer(&status) => Err(Fault::from_status(status)),
-            // The connection is not kept: whoever only holds locks needs none but its session's.
+            // The connection is not kept: a client that only holds locks needs just its session's.
             Ok(_) | Err(_) => {
                 self.shared().endpoints.prefer(turn);
                 Ok(())

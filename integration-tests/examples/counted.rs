@@ -1,7 +1,7 @@
 //! `lockd` itself, with each allocation counted, for a test that looks at what stays of many calls.
 //!
-//! Takes lockd's arguments. Whoever connects to the socket that `COUNTED_SOCKET` names reads how many
-//! bytes are allocated.
+//! Takes lockd's arguments. A client that connects to the socket that `COUNTED_SOCKET` names reads
+//! how many bytes are allocated.
 
 #![allow(clippy::unwrap_used, reason = "what cannot be set up ends the test")]
 

@@ -139,7 +139,7 @@ impl EtcdCluster {
         self.members[index].container.unpause().await.expect("docker unpause");
     }
 
-    /// Cuts a member off from everyone: every packet is dropped, nobody is told.
+    /// Cuts a member off from all others: every packet is dropped, and no peer is notified.
     ///
     /// # Panics
     /// When the packet filter cannot be set.
@@ -251,8 +251,8 @@ fn peer_list(addresses: &[Ipv4Addr]) -> String {
     peers.collect::<Vec<_>>().join(",")
 }
 
-/// Makes a network with room for fourteen addresses and gives back its name and the first for a member.
-/// A range that somebody else has is passed over.
+/// Makes a network with room for fourteen addresses and gives back its name and the first for a
+/// member. A range that is already in use is skipped.
 async fn make_network() -> (String, Ipv4Addr) {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let base = Ipv4Addr::new(10, 231, 0, 0).to_bits();

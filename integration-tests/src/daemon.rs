@@ -1,4 +1,4 @@
-//! The real `lockd` binary as a child of the test: started, killed, told to end, started again.
+//! The real `lockd` binary as a child of the test: started, killed, terminated, started again.
 //!
 //! It is known by its handle alone, so no other process can be hit. Its output goes to files, and a
 //! test that panics shows the end of what it wrote to stderr.
@@ -19,7 +19,7 @@ use crate::eventually;
 
 /// How long the daemon may take to say where it listens.
 const START: Duration = Duration::from_secs(20);
-/// How long it may take to end when it is told to: its drain of 10 s and some.
+/// How long it may take to end after SIGTERM: its drain of 10 s and some.
 const END: Duration = Duration::from_secs(30);
 /// How much of stderr a failed test shows.
 const SHOWN_LINES: usize = 60;
@@ -102,7 +102,7 @@ impl Daemon {
         self.child.kill().await.expect("the daemon is our child");
     }
 
-    /// Tells it to end and gives back how it did.
+    /// Sends SIGTERM, waits for the end, and returns the exit status.
     ///
     /// # Panics
     /// When it has ended before, or does not end in time.

@@ -115,7 +115,7 @@ async fn start(
     request.start().await.expect("a container starts")
 }
 
-/// A port that nobody listens on at this moment.
+/// A port that no process listens on at this moment.
 fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     listener.local_addr().expect("its address").port()

@@ -39,7 +39,7 @@ pub struct Proxy {
     task: JoinHandle<()>,
 }
 
-/// What the connections are told.
+/// The settings that the connections follow.
 #[derive(Clone, Copy)]
 struct Orders {
     mode: Mode,

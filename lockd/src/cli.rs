@@ -125,7 +125,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let cli = match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
         Err(error) => {
-            // Help goes to stdout, errors to stderr; there is nobody to tell if that fails.
+            // Help goes to stdout, errors to stderr; a failure to print can't be reported.
             drop(error.print());
             let exit = if error.use_stderr() { Exit::Usage } else { Exit::Success };
             return exit.into();

@@ -63,7 +63,7 @@ pub struct Settings {
     pub listen: SocketAddr,
     /// Where health is served over HTTP.
     pub http_listen: SocketAddr,
-    /// How long what is in flight may take to finish when the daemon is told to stop.
+    /// Time limit for what is in flight to finish when the daemon stops.
     #[serde(with = "humantime_serde")]
     pub drain: Duration,
     /// The most entries in one lock's queue.

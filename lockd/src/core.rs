@@ -75,7 +75,7 @@ const EVENTS_A_TURN: usize = 64;
 /// How long after a plain release that is the last of all it is made durable.
 const SETTLE_AFTER: Duration = Duration::from_millis(10);
 
-/// How often the core looks at what no event tells it.
+/// The interval of the checks that no event triggers.
 const TICK: Duration = Duration::from_millis(500);
 
 /// How many ticks go by before observers hear that nothing else has changed.
@@ -341,7 +341,7 @@ impl<L: Log> Core<L> {
         }
     }
 
-    /// Looks at what no event tells.
+    /// Runs the checks that no event triggers.
     fn tick(&mut self) {
         self.timers.set(Timer::Tick, self.now + TICK, Due::Itself);
         self.must_settle = true;

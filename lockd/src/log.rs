@@ -48,7 +48,7 @@ pub trait Log: Send + 'static {
     /// where deliveries were missed.
     ///
     /// # Cancel safety
-    /// No event is lost: whoever stops polling is given it at the next call.
+    /// No event is lost: a caller that stops polling receives it at the next call.
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Event>;
 
     /// Makes durable what was delivered, and says up to which position everything is. Does nothing
@@ -217,8 +217,8 @@ pub struct Delivered {
 /// How a replica stands with its log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Standing {
-    /// Until when answers to keepalives may promise a whole TTL: see DESIGN, Leases. `None` for a log
-    /// that nobody else writes to, where that is always.
+    /// Until when answers to keepalives may promise a whole TTL: see DESIGN, Leases. `None` for a
+    /// log that has no other writer, where that is always.
     pub promise_until: Option<Instant>,
     /// Whether deliveries are known to be recent: else this replica grants nothing and answers no
     /// question.

@@ -60,9 +60,10 @@ pub enum ServeError {
 /// How a replica comes to its end.
 #[derive(Debug, Clone, Default)]
 pub struct Lifecycle {
-    /// Cancelled, by whoever runs the replica, to have it shut down.
+    /// Cancelled by the code that runs the replica, to shut it down.
     pub stop: CancellationToken,
-    /// Cancelled when the drain is over: by the replica in its time, or earlier by whoever runs it.
+    /// Cancelled when the drain is over: by the replica in its time, or earlier by the code that
+    /// runs it.
     pub end: CancellationToken,
     /// Everything that is running, the store's own tasks included.
     pub tasks: Tasks,

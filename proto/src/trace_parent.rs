@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-/// A span of a caller, whose children are the spans of whoever is called.
+/// A span of a caller, whose children are the spans of the service that is called.
 ///
 /// Source: <https://www.w3.org/TR/trace-context/#traceparent-header>.
 ///

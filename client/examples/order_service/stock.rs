@@ -18,7 +18,7 @@ pub(crate) struct Stock {
     pub(crate) work: Duration,
 }
 
-/// There are fewer than somebody wants.
+/// Fewer items are in stock than the order requests.
 #[derive(Debug, thiserror::Error)]
 enum Refused {
     #[error("sold out")]

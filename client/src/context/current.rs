@@ -49,9 +49,9 @@ impl Context {
         tokio::spawn(async move { ctx.run(ctx.scope(future)).await })
     }
 
-    /// Runs clean-up that must finish, whatever becomes of this context and of whoever waits
-    /// here: in a task of its own, whose [current](Self::current) context has the values and
-    /// the trace of this one, and neither its deadline nor its cancellation.
+    /// Runs clean-up that must finish, whether or not this context ends or the caller is
+    /// dropped: in a task of its own, whose [current](Self::current) context has the values
+    /// and the trace of this one, and neither its deadline nor its cancellation.
     ///
     /// # Panics
     /// If the future does.
@@ -70,7 +70,7 @@ impl Context {
             Ok(output) => output,
             Err(error) => match error.try_into_panic() {
                 Ok(panic) => resume_unwind(panic),
-                // Only a runtime that shuts down cancels it, and then nobody is left to ask.
+                // Only a runtime that shuts down cancels the task, and then no caller is left.
                 Err(_) => std::future::pending().await,
             },
         }

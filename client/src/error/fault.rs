@@ -115,7 +115,7 @@ impl Fault {
             return Self::from_reason(reason, status.message().to_owned(), retry_after);
         }
         if let Some(cause) = std::error::Error::source(&status) {
-            // The transport broke, at which point nobody can say.
+            // The transport broke, at an unknown point of the call.
             let message = root_cause(cause);
             let source: Option<Source> = Some(Arc::new(status));
             return Self { may_have_applied: true, source, ..Self::unavailable(message) };

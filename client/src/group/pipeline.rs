@@ -18,9 +18,9 @@ pub struct Pipeline<'a, E, T, U> {
 }
 
 impl<E: Send + 'static> Group<E> {
-    /// A pipeline whose stages have queues with room for `queue` items each. A stage that is slow
-    /// holds up those before it, and in the end whoever sends. The end of the first stage's
-    /// [`Sender`] goes down the stages, and a failure anywhere ends all.
+    /// A pipeline whose stages have queues with room for `queue` items each. A slow stage holds
+    /// up those before it, and in the end the sender. The end of the first stage's [`Sender`]
+    /// goes down the stages, and a failure anywhere ends all.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]

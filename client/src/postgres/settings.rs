@@ -12,8 +12,8 @@ use std::time::Duration;
 /// that the connection survives.
 const RESERVE: Duration = Duration::from_millis(5);
 
-/// How long after its context a transaction that nobody goes on with is ended by the server. A live
-/// client is faster; this is for one that is paused, whose locks others wait for.
+/// How long after its context the server ends an abandoned transaction. A live client is faster;
+/// this is for one that is paused, whose locks others wait for.
 const ABANDONED: Duration = Duration::from_millis(50);
 
 /// Names one transaction, among all of a server.

@@ -177,7 +177,7 @@ async fn spare(pool: &PgPool) -> Option<PoolConnection<sqlx::Postgres>> {
     if idle.is_some() || pool.size() >= pool.options().get_max_connections() {
         return idle;
     }
-    // Somebody else may take the room, and keep it.
+    // Another task may take the room, and keep it.
     tokio::time::timeout(ROOM, pool.acquire()).await.ok()?.ok()
 }
 

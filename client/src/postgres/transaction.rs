@@ -29,7 +29,7 @@ const CANCELLED: Duration = Duration::from_millis(20);
 type Outcome<T> = Result<T, Box<dyn StdError + Send + Sync>>;
 
 /// An open transaction. It gives access to the driver's own connection, on which any SQL can be
-/// run; it is committed by whoever opened it, so run no `COMMIT` yourself.
+/// run; its opener commits it, so run no `COMMIT` yourself.
 ///
 /// `deadpool_postgres::ClientWrapper` (and so `tokio_postgres::Client`) with a pool of
 /// `deadpool-postgres`; `sqlx::PgConnection` with one of `sqlx`.
@@ -54,7 +54,7 @@ impl<P: Pool> fmt::Debug for Transaction<P> {
 pub(super) enum Commit {
     Done,
     Failed(Box<dyn StdError + Send + Sync>),
-    /// Nobody has said, in time.
+    /// No answer came in time.
     Unknown,
 }
 
@@ -81,7 +81,7 @@ impl<P: Pool> Transaction<P> {
         P::stored(self.connection_mut(), resources).await
     }
 
-    /// Commits in a task of its own, so that it is not left half-way by whoever waits here.
+    /// Commits in a task of its own, so that a caller that is dropped does not leave it half-way.
     pub(super) async fn commit(mut self) -> Commit {
         let Some(mut connection) = self.connection.take() else { return Commit::Unknown };
         let (pool, key) = (self.pool.clone(), self.key);
@@ -101,7 +101,7 @@ impl<P: Pool> Transaction<P> {
                 Some(Err(error)) => Commit::Failed(error),
                 None => Commit::Unknown,
             };
-            // Whoever has gone away does not want to know.
+            // A caller that has gone away needs no outcome.
             drop(tell.send(outcome));
             if clean {
                 P::give_back(connection).await;

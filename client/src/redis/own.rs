@@ -36,7 +36,7 @@ pub(super) struct Own {
     idle: Mutex<Vec<Connection>>,
 }
 
-/// A connection that nobody else uses.
+/// A connection with a single user at a time.
 #[derive(Clone)]
 struct Connection {
     connection: MultiplexedConnection,
@@ -194,7 +194,7 @@ impl Blocked {
 
 impl Drop for Blocked {
     fn drop(&mut self) {
-        // An answer may have come that nobody has looked at; one that comes later is told of there.
+        // An answer may have come that was not read; one that comes later is reported by its task.
         self.answer.close();
         if let Ok(Some(Ok(value))) = self.answer.try_recv() {
             lost(&self.name, &value);
@@ -202,7 +202,7 @@ impl Drop for Blocked {
     }
 }
 
-/// Says that a command has taken something that nobody gets.
+/// Reports that a command has taken a value that no caller receives.
 fn lost(command: &str, value: &Value) {
     if !matches!(value, Value::Nil | Value::Int(_) | Value::ServerError(_)) {
         tracing::warn!(command, "redis answered a command that nobody waits for any more");

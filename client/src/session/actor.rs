@@ -297,7 +297,7 @@ impl Actor {
             (LinkState::Up(_), Some((_, sent))) => timeout.map(|timeout| sent + timeout),
             (LinkState::Up(_), None) => session.map(|_| self.keepalive.due),
         };
-        // A down link that nobody needs is looked at when a command arrives.
+        // A down link that is not needed is looked at when a command arrives.
         let link = link.filter(|at| *at > now);
         [lease, link, self.requests.next_ask()].into_iter().flatten().min().unwrap_or(now + IDLE)
     }

@@ -277,7 +277,7 @@ impl Requests {
         self.open.insert(id, Request::new(Phase::Held(held, token, Updates::new())));
     }
 
-    /// Releases what nobody wants.
+    /// Releases a grant that no caller waits for.
     fn give_back(&mut self, id: RequestId) {
         self.open.insert(id, Request::new(Phase::Releasing(None, Doubt::None)));
         self.outbox.release(id);
@@ -398,13 +398,13 @@ fn wire(acquire: &Acquire, now: Instant) -> v1::Acquire {
 
 fn deny(acquire: Acquire, denied: Denied) {
     let reply: AcquireReply = Err(denied);
-    // Whoever does not wait any more needs no answer.
+    // A caller that no longer waits needs no answer.
     drop(acquire.reply.send(reply));
 }
 
 fn answer(reply: Option<oneshot::Sender<ReleaseReply>>, answer: ReleaseReply) {
     if let Some(reply) = reply {
-        // Whoever does not wait any more needs no answer.
+        // A caller that no longer waits needs no answer.
         drop(reply.send(answer));
     }
 }

@@ -1,5 +1,5 @@
 //! Scripted servers: real tonic, over pipes in memory, so that paused time moves only when
-//! nobody has anything to do.
+//! every task is idle.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -108,7 +108,7 @@ impl Net {
         self.servers.get_mut(host).unwrap()
     }
 
-    /// From now on nobody listens at this host.
+    /// From now on this host refuses connections.
     pub(super) fn refuse(&self, host: &str) {
         self.refused.lock().unwrap().insert(host.to_owned());
     }

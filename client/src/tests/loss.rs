@@ -1,4 +1,4 @@
-//! Losing a lock: on time, for good, and everybody is told.
+//! Losing a lock: on time, for good, and everyone is notified.
 
 use std::time::Duration;
 

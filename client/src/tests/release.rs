@@ -1,4 +1,4 @@
-//! Releasing: what was found is told, and nothing is forgotten on the way.
+//! Releasing: the outcome is reported, and nothing is forgotten on the way.
 
 use lockd_proto::v1::{
     self, ReleaseOutcome, client_message::Message as Ask, server_message::Message as Told,

@@ -45,7 +45,7 @@ impl Load {
 
 /// A lock service, by way of one client that all workers share.
 pub(crate) trait Service: Send + Sync {
-    /// Whether whoever finds a lock taken can wait for it.
+    /// Whether a client that finds a lock taken can wait for it.
     fn waits(&self) -> bool {
         true
     }

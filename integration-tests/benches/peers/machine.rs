@@ -1,4 +1,4 @@
-//! What the machine itself takes for the steps that nobody can do without.
+//! What the machine itself takes for the steps that no service can do without.
 
 use std::{
     fs::OpenOptions,

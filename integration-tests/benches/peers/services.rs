@@ -9,7 +9,7 @@ use zookeeper_client as zk;
 
 use crate::load::{Service, Witness};
 
-/// A lease or lock that nobody renews outlives any measurement.
+/// A lease or lock that is not renewed outlives any measurement.
 const LONG_SECONDS: i64 = 3600;
 
 /// lockd, by its client.
@@ -25,7 +25,7 @@ impl Service for Lockd {
     }
 }
 
-/// etcd's own lock service. Whoever waits needs a lease of their own: it tells them apart.
+/// etcd's own lock service. Each waiter needs a lease of its own, which identifies it.
 pub(crate) struct EtcdLock {
     client: etcd_client::Client,
     idle_leases: Mutex<Vec<i64>>,
@@ -102,7 +102,7 @@ impl Service for EtcdTxn {
     }
 }
 
-/// The lock that most have on Redis: no queue, no token, and whoever waits asks again.
+/// The most common lock on Redis: no queue, no token, and waiters poll.
 pub(crate) struct Redis {
     connection: redis::aio::MultiplexedConnection,
     release: redis::Script,

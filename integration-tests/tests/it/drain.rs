@@ -1,4 +1,4 @@
-//! SIGTERM: streams are told to go elsewhere, and sessions survive.
+//! SIGTERM: streams are sent to other replicas, and sessions survive.
 
 use integration_tests::eventually;
 

@@ -37,7 +37,7 @@ async fn each_of_them_succeeds_and_says_something() {
             assert!(!output.stdout.is_empty(), "{name}: {output:?}");
         });
     }
-    // One of them works until somebody takes its lock away.
+    // One of them works until its lock is taken away.
     let client = client_of(&daemon.url(), Duration::from_secs(10)).await;
     let token = eventually("it works", SOON, async || {
         let found = client.get("examples/leader").await.ok()??;

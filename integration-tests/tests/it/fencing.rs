@@ -1,4 +1,4 @@
-//! Tokens only grow, and nobody releases what is another's.
+//! Tokens only grow, and a session can't release another's lock.
 
 use std::time::Duration;
 

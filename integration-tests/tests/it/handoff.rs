@@ -98,7 +98,7 @@ async fn many_clients_count_without_a_lost_update(world: World) {
         tasks.spawn(async move {
             for _ in 0..ROUNDS {
                 let guard = client.lock("counter").acquire(&soon()).await.unwrap();
-                // Held by somebody else only if two hold the lock.
+                // Contended only if two sessions hold the lock.
                 let mut count = counter.try_lock().expect("nobody else is in here");
                 tokio::task::yield_now().await;
                 *count += 1;

@@ -1,4 +1,4 @@
-//! A holder that dies loses its lock, in time; one that loses it is told.
+//! A holder that dies loses its lock, in time; a live one that loses it is notified.
 
 use std::time::{Duration, Instant};
 
@@ -42,7 +42,7 @@ async fn a_forced_release_tells_the_holder_why(world: World) {
     let token = held.token();
     let next = next.await.unwrap();
     assert!(next.token() > token);
-    // The lock has moved on: the same token removes nobody.
+    // The lock has moved on: the same token removes no entry.
     assert!(there.force_release("forced", token, "again").await.is_err());
     assert!(next.check().is_ok());
 }

@@ -1,4 +1,4 @@
-//! What Prometheus is told, and that rules and dashboards ask for nothing else.
+//! The metrics exported to Prometheus: rules and dashboards ask for no others.
 
 use std::{collections::BTreeSet, path::Path, time::Duration};
 

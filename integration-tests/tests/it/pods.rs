@@ -80,7 +80,7 @@ async fn an_app_that_crashes_is_followed_at_once_and_its_sidecar_by_the_lease() 
 async fn a_pod_that_is_told_to_stop_hands_over() {
     let stage = Stage::start().await;
     let (first, second, client) = two(&stage, true).await;
-    // As a pod in the classic form is stopped: all of its containers are told at once.
+    // As a pod in the classic form is stopped: all of its containers receive SIGTERM at once.
     first.sidecar.signal("TERM").await;
     assert_eq!(
         client.election("e").leader().await.unwrap().unwrap().value,

@@ -29,7 +29,7 @@ pub(crate) trait Db: Pool {
         sql: String,
     ) -> impl Future<Output = Result<String, Box<dyn StdError + Send + Sync>>> + Send;
 
-    /// How many connections are lent to somebody.
+    /// How many connections are lent at this moment.
     fn lent(&self) -> usize;
 }
 

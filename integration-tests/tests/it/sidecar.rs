@@ -1,4 +1,4 @@
-//! The sidecar: what an app in any language is told over HTTP, and what is run for it.
+//! The sidecar: what it serves over HTTP to an app in any language, and what it runs for it.
 
 mod app;
 mod elections;
@@ -18,7 +18,7 @@ use tokio::{
 
 use crate::world::{SOON, World};
 
-/// A leadership that is soon over when nobody renews it.
+/// A TTL so short that a leadership that is not renewed is soon over.
 const TTL: Duration = Duration::from_secs(3);
 
 /// A sidecar that runs, and the folder in which its commands write. Killed when dropped.

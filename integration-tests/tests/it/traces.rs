@@ -1,4 +1,4 @@
-//! What a collector of traces is told, by OTLP over gRPC.
+//! The spans that a collector of traces receives, by OTLP over gRPC.
 
 use std::{
     net::SocketAddr,
@@ -31,7 +31,7 @@ struct Collector {
     spans: Arc<Mutex<Vec<Told>>>,
 }
 
-/// A span, and who has told it.
+/// A span, and the replica that exported it.
 #[derive(Debug, Clone)]
 struct Told {
     span: Span,
@@ -116,7 +116,7 @@ fn text(attributes: &[KeyValue], key: &str) -> String {
     }
 }
 
-/// A daemon that tells its spans soon.
+/// A daemon that exports its spans soon.
 fn traced(at: SocketAddr) -> impl Fn(DaemonBuilder) -> DaemonBuilder {
     move |daemon| {
         let daemon = daemon.arg("--otlp-endpoint").arg(format!("http://{at}"));
@@ -167,7 +167,7 @@ async fn a_waiter_is_linked_to_the_hold_that_it_waited_for(world: World, collect
     assert!(acquired.span.end_time_unix_nano <= held.span.end_time_unix_nano);
     assert!(held.span.start_time_unix_nano < waited.span.end_time_unix_nano);
     assert!(!held.has_failed() && !busy.has_failed());
-    // Each is told by the replica that was asked, and by no other.
+    // Each is exported by the replica that was asked, and by no other.
     assert_eq!(waited.replica == acquired.replica, world.daemons.len() == 1);
     assert_eq!(collector.all().len(), 5, "{:#?}", collector.all());
 }
@@ -193,10 +193,10 @@ async fn a_call_has_its_trace_in_its_header() {
     let mut raw = world.raw().await;
     let session = raw.open(Duration::from_secs(1)).await;
     token(raw.locks.acquire(unary(&session, 1, HOLDER)).await.unwrap().into_inner());
-    // Nobody renews its lease.
+    // Its lease is not renewed.
     let held = collector.told("lockd.hold", HOLDER).await;
     assert_eq!((held.outcome(), held.has_failed()), ("expired".into(), true));
-    // What is not sampled is not told, and what is malformed is no reason to refuse.
+    // What is not sampled is not exported, and what is malformed is no reason to refuse.
     let session = raw.open(Duration::from_secs(10)).await;
     let parents = [&WAITER.replace("-01", "-00"), "no trace", WAITER];
     for (request, parent) in (2..).zip(parents) {
@@ -206,7 +206,7 @@ async fn a_call_has_its_trace_in_its_header() {
     let client = world.client().await;
     let shown = client.get("l2").await.unwrap().unwrap().holders[0].trace_id.clone();
     assert_eq!(shown, "0af7651916cd43dd8448eb211c80319c");
-    // They are told in their order: the last one comes after what the others would have told.
+    // Spans arrive in order: the last one comes after any that the others would have caused.
     collector.told("lockd.acquire", WAITER).await;
     assert_eq!(collector.all().len(), 3, "{:#?}", collector.all());
 }
@@ -242,7 +242,7 @@ async fn the_last_spans_are_told_before_a_daemon_ends() {
 
 #[tokio::test]
 async fn a_collector_that_is_away_holds_nobody_up() {
-    // A port that nobody listens on.
+    // A port that no process listens on.
     let at = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let mut world = World::embedded_with(traced(at)).await;
     let client = world.client().await;

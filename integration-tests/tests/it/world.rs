@@ -83,7 +83,7 @@ impl Aftermath {
             for daemon in &daemons {
                 answers |= http_status(daemon, "/readyz").await == Some(200);
             }
-            // A test that has killed its daemons, or their store, can't be told what is left there.
+            // A test that has killed its daemons, or their store, can't learn what is left there.
             let unanswered = |leak: &leak::Leak| matches!(leak, leak::Leak::Unanswered(_));
             assert!(!answers && leaks.leaks().iter().all(unanswered), "{leaks}");
         }
@@ -221,7 +221,7 @@ pub(crate) async fn waiters(client: &Client, lock: &str, count: usize) -> LockIn
     .await
 }
 
-/// Waits until nobody holds a lock or waits for it.
+/// Waits until a lock has neither a holder nor a waiter.
 pub(crate) async fn free(client: &Client, lock: &str) {
     eventually(&format!("{lock} is free"), SOON, async || {
         matches!(client.get(lock).await, Ok(None))

@@ -188,7 +188,7 @@ async fn measure(args: &Args, bench: &Bench) -> Duration {
     loop {
         tokio::select! {
             () = sleep_until(end) => break,
-            // Whoever interrupts it wants to see what there is.
+            // An interrupt ends the run early; the results so far are shown.
             _ = tokio::signal::ctrl_c() => break,
             _ = ticks.tick() => progress.show(&bench.recorder.progress(start, end)),
         }

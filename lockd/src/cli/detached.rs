@@ -91,7 +91,7 @@ pub(super) async fn acquire(args: Acquire, globals: &Globals) -> Result<Exit, Fa
             });
             output::print_json(format, &output::document("AcquiredLock", fields))?;
         }
-        // Without the rest nobody could renew or release it.
+        // Without the rest, the lock could be neither renewed nor released.
         Format::Table | Format::Wide | Format::Name => {
             client.release_detached(&lock).await?;
             let text = "an acquired lock is printed as JSON: give -o json, and keep it";

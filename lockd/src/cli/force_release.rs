@@ -28,7 +28,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "TOKEN")]
     token: FencingToken,
 
-    /// Why: the holder is told, and the daemon's log keeps it
+    /// Why: sent to the holder, and kept in the daemon's log
     #[arg(long, value_name = "TEXT")]
     reason: String,
 }

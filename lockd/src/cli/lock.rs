@@ -56,7 +56,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "NAME")]
     owner: Option<String>,
 
-    /// How long nobody else gets the lock after a loss
+    /// How long no other session gets the lock after a loss
     #[arg(long, value_name = "DURATION", value_parser = run::duration)]
     lock_delay: Option<Duration>,
 

@@ -54,12 +54,12 @@ fn unwritable(error: std::io::Error) -> Failure {
     }
 }
 
-/// Writes a message to stderr. If that fails there is nobody left to tell.
+/// Writes a message to stderr. A failure to write can't be reported.
 pub(super) fn message(text: &str) {
     drop(writeln!(std::io::stderr().lock(), "lockd: {}", printable(text)));
 }
 
-/// A line on stderr that tells how far something is, where that is a terminal. Wiped in the end.
+/// A progress line on stderr, where that is a terminal. Wiped in the end.
 pub(super) struct Progress {
     shown: bool,
 }
@@ -72,7 +72,7 @@ impl Progress {
     /// Instead of what was shown before.
     pub(super) fn show(&self, text: &str) {
         if self.shown {
-            // There is nobody to tell if that fails.
+            // A failure to write can't be reported.
             drop(write!(std::io::stderr().lock(), "\r\x1b[K{}", printable(text)));
         }
     }

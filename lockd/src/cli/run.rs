@@ -24,7 +24,7 @@ use super::{
     output, render,
 };
 
-/// How long a wait lasts before the user is told what for.
+/// How long a wait lasts before the user sees what it is for.
 const TELL_AFTER: Duration = Duration::from_secs(1);
 
 /// How long the release may take before the lock is left to its lease.
@@ -48,7 +48,7 @@ pub(super) struct CommandArgs {
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     grace: Option<Duration>,
 
-    /// The signal that tells the command to stop when the lock is lost
+    /// The signal that asks the command to stop when the lock is lost
     #[arg(long, value_name = "SIGNAL", default_value = "TERM", value_parser = signals::parse)]
     signal: rustix::process::Signal,
 
@@ -267,7 +267,7 @@ impl Running<'_> {
             self.command(&held, client, signals).await
         };
         let exit = match ran {
-            // There is nothing to release, and perhaps nobody to talk to.
+            // There is nothing to release, and perhaps no server to reach.
             Ok((Exit::Lost, _)) => {
                 drop(held);
                 drop(tokio::time::timeout(FAREWELL, client.shutdown()).await);
@@ -329,7 +329,7 @@ async fn let_go(
             }
             ran.map(|(exit, _)| exit)
         }
-        // Dropping it tells the others.
+        // Dropping it notifies the others.
         (Held::Party(_), Err(failure)) => Err(failure),
     };
     // The session is closed, so that nothing is left at the server.

@@ -5,7 +5,7 @@
 //! ```
 //!
 //! What it says of its own leadership comes from its own clock and lease, never from an answer that
-//! may be old: when the lease can't be proved any more, nobody is told that this one leads.
+//! may be old: when the lease can't be proved any more, it no longer reports that it leads.
 
 mod api;
 mod app;
@@ -102,14 +102,14 @@ pub(super) struct Args {
     log_format: LogFormat,
 }
 
-/// What is told of a leadership, and what it is bound to.
+/// How a leadership is announced, and what it is bound to.
 #[derive(Debug, Clone, ClapArgs)]
 struct ReignArgs {
     /// What to run when it is elected, by `sh -c`
     #[arg(long, value_name = "CMD", requires = "election")]
     on_elected: Option<String>,
 
-    /// What to run when it leads no longer; where there is time, before anybody else leads
+    /// What to run when it leads no longer; where there is time, before another candidate leads
     #[arg(long, value_name = "CMD", requires = "election")]
     on_lost: Option<String>,
 
@@ -117,7 +117,7 @@ struct ReignArgs {
     #[arg(long, value_name = "PATH", requires = "election")]
     state_file: Option<PathBuf>,
 
-    /// A label of its own pod, such as role=leader,standby; off before anybody else leads
+    /// A label of its own pod, such as role=leader,standby; off before another candidate leads
     #[arg(long, value_name = "KEY=LEADER,STANDBY", requires = "election")]
     pod_label: Option<Label>,
 

@@ -22,7 +22,7 @@ pub(super) struct Args {
     #[arg(value_name = "NAME")]
     name: String,
 
-    /// Why: the holders are told
+    /// Why: sent to the holders
     #[arg(long, value_name = "TEXT")]
     reason: String,
 }

@@ -40,8 +40,8 @@ impl<L: Log> Core<L> {
         Ok(())
     }
 
-    /// The state begins anew. Who waits here is told to ask again: what happened meanwhile is not known
-    /// by its reasons (RULES T9).
+    /// The state begins anew. Callers that wait here have to retry: what happened meanwhile is not
+    /// known by its reasons (RULES T9).
     fn reset(&mut self) {
         self.restore = Restore::default();
         self.state = State::default();
@@ -123,7 +123,7 @@ impl<L: Log> Core<L> {
         }
     }
 
-    /// Everything that is on its way or waits is told to come again: the clients' leases go on.
+    /// Fails everything that is in flight or waits, so that clients retry: their leases go on.
     fn forget_all(&mut self, why: &Error) {
         for proposal in self.lanes.take_all() {
             self.fail(proposal.ticket, why.clone());

@@ -30,7 +30,7 @@ const MAX_WAITING: usize = 16 * 1024;
 /// allowed of an acquire or a result.
 const RECORD_BYTES: usize = 128 * 1024;
 
-/// How long an operation may be under way before its caller is told that its outcome is unknown.
+/// How long an operation may be in flight before its caller is answered [`Error::OutcomeUnknown`].
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The lanes of a log.
@@ -243,7 +243,7 @@ impl<L: Log> Core<L> {
         }
     }
 
-    /// Callers that have waited for the log for too long are told that they can't know.
+    /// Fails operations that have waited too long for the log: their outcome is unknown.
     pub(super) fn give_up_old_tickets(&mut self) {
         for ticket in self.lanes.old(self.now - PATIENCE) {
             self.fail(ticket, Error::OutcomeUnknown(PATIENCE));

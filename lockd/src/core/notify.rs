@@ -28,7 +28,7 @@ pub(super) type Own = Option<(SessionId, RequestId)>;
 const NOT_HELD: Error = Error::ChangeRefused("the lock is not held by this request");
 
 impl<L: Log> Core<L> {
-    /// Answers whoever asked for an operation.
+    /// Answers the caller that asked for an operation.
     pub(super) fn answer(&mut self, ticket: Ticket, outcome: Outcome, cx: Context) -> Own {
         match ticket {
             Ticket::None => None,
@@ -364,7 +364,7 @@ impl<L: Log> Core<L> {
         self.parts.traces.told(by, told);
     }
 
-    /// Tells everyone whom an effect concerns, but for the asker of the operation itself.
+    /// Notifies all that an effect concerns, except the caller of the operation itself.
     pub(super) fn notify(&mut self, effect: Effect, own: Own) {
         match effect {
             Effect::Attached { session, epoch, is_new } => self.attached(session, epoch, is_new),
@@ -419,7 +419,7 @@ impl<L: Log> Core<L> {
         self.stream_over(session, how);
     }
 
-    /// Tells the call that waits for an entry.
+    /// Notifies the call that waits for an entry.
     fn tell_call(&mut self, by: (SessionId, RequestId), token: Position, news: &News) {
         if !self.calls.is_waiting(by) || matches!(news, News::YieldRequested(_)) {
             return;
@@ -448,7 +448,7 @@ impl<L: Log> Core<L> {
         }
     }
 
-    /// Tells the stream of an entry's session.
+    /// Notifies the stream of an entry's session.
     fn tell_stream(&mut self, by: (SessionId, RequestId), token: Position, news: News) {
         let (session, request) = by;
         let Some(stream) = self.streams.of(session) else { return };
@@ -487,7 +487,7 @@ impl<L: Log> Core<L> {
         }
     }
 
-    /// Answers whoever asked for an operation that was not applied.
+    /// Answers the caller that asked for an operation that was not applied.
     pub(super) fn fail(&mut self, ticket: Ticket, error: Error) {
         match ticket {
             Ticket::None | Ticket::Unheard(..) => {}

@@ -295,7 +295,7 @@ impl<L: Log> Core<L> {
         Attached { session, ttl: millis(ttl.into()), replica: self.parts.name.clone(), entries }
     }
 
-    /// A session was opened by a stream that has gone before it could be told: nobody can resume it, but
+    /// Ends a session whose stream went away before it was answered: no client can resume it, but
     /// for an open that is sent again, which makes another epoch (RULES L8).
     fn unheard_session(&mut self, stream: StreamKey, opens: bool, outcome: &Outcome) {
         let gone = self.streams.gone.remove(&stream);

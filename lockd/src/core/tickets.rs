@@ -29,7 +29,7 @@ pub(super) enum Ticket {
     Close(StreamKey),
     /// A call.
     Call(Box<CallTicket>),
-    /// An acquire whose caller has been told that it can't know: what it is granted is given back.
+    /// An acquire whose caller got an unknown outcome: what it is granted is given back.
     Unheard(SessionId, RequestId),
 }
 

@@ -1,4 +1,4 @@
-//! For whoever looks into a running daemon on its own machine: `/debug/tasks` and `/debug/log`.
+//! For debugging a running daemon on its own machine: `/debug/tasks` and `/debug/log`.
 
 use std::net::SocketAddr;
 

@@ -51,7 +51,7 @@ const TTLS: TtlRange = TtlRange { min: Duration::from_secs(1), max: MAX_TTL };
 /// A longer wait is one for ever.
 const LONGEST_WAIT: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// The longest lock-delay: for so long nobody can have a lock that nobody holds.
+/// The longest lock-delay, during which no session can acquire a lock that has no holder.
 const MAX_LOCK_DELAY: Duration = Duration::from_secs(600);
 
 pub(super) fn to_wire_duration(duration: Duration) -> prost_types::Duration {

@@ -119,8 +119,8 @@ impl Exporter {
         NAMES.get().map(Names::known).unwrap_or_default()
     }
 
-    /// Puts what was measured into its buckets. To be called now and then: what nobody scrapes would
-    /// pile up.
+    /// Puts what was measured into its buckets. To be called regularly: what is never
+    /// scraped would pile up.
     pub fn tidy(&self) {
         self.0.run_upkeep();
     }

@@ -1,5 +1,5 @@
-//! Traces: what a replica tells of the requests that it took and that came with a sampled
-//! `traceparent`. Nothing is decided by it.
+//! Traces: what a replica reports of the requests that it took and that came with a sampled
+//! `traceparent`. No decision depends on it.
 //!
 //! ```text
 //! caller's span ─┬─ lockd.acquire   from the request to its answer; linked to the hold it waited for
@@ -105,7 +105,7 @@ pub struct Span {
     pub token: Option<u64>,
     /// How it ended, in the words of the metrics.
     pub outcome: &'static str,
-    /// Whether somebody should look at it.
+    /// Whether the span needs attention.
     pub verdict: Verdict,
 }
 

@@ -50,7 +50,7 @@ impl Requests {
         } else {
             self.send_update(id);
         }
-        // Whoever does not wait any more needs no answer.
+        // A caller that no longer waits needs no answer.
         drop(reply.send(outcome));
     }
 

@@ -139,7 +139,7 @@ fn is_stopped(pid: &str) -> bool {
     stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
 }
 
-/// While lockd is stopped nobody watches the lease, so nothing of the command may run.
+/// While lockd is stopped, the lease is not watched, so nothing of the command may run.
 #[tokio::test]
 async fn sigtstp_stops_both_and_sigcont_goes_on() {
     let scene = Scene::new().await;
@@ -164,7 +164,7 @@ async fn lockd_does_not_stop_without_its_command() {
     let holder = scene.holding(&["--ttl", "60s"], "demo", script).await;
     holder.signal(Signal::TSTP);
     eventually("it has refused", SOON, async || scene.path("seen").exists()).await;
-    // Nobody continues lockd: had it stopped, it would not see the end.
+    // lockd receives no SIGCONT: had it stopped, it would not see the end.
     std::fs::write(scene.path("go"), "").unwrap();
     holder.ended().await.exits(6);
 }

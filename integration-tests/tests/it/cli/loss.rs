@@ -1,4 +1,4 @@
-//! A command never outlives its lock, and whoever started it learns that by 79.
+//! A command never outlives its lock, and exit code 79 reports the loss to the caller.
 
 use std::time::Instant;
 

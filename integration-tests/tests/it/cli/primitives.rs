@@ -170,7 +170,7 @@ async fn a_script_acquires_renews_and_releases(world: World) {
     scene.run(&["release", "lock"]).await.exits(0);
     scene.run(&["release", "lock"]).await.exits(79);
     std::fs::write(scene.path("second"), waiting.ended().await.exits(0).stdout).unwrap();
-    // Nobody renews it.
+    // The detached lock is not renewed.
     scene.run(&["lock", "--wait", "20s", "deploy", "--", "true"]).await.exits(0);
     scene.run(&["renew", "second"]).await.exits(79);
     scene.run(&["renew", "nowhere"]).await.exits(64);

@@ -137,7 +137,7 @@ async fn config_shows_each_layer() {
     assert_eq!(row("store"), ("embedded".to_owned(), "default".to_owned()));
 }
 
-/// A password of digits is a text all the same, and is shown to nobody.
+/// A password of digits is a text all the same, and is never shown.
 #[tokio::test]
 async fn a_password_is_not_shown() {
     let mut command =

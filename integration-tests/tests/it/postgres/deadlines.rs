@@ -94,7 +94,7 @@ async fn a_wait_for_a_row_ends_at_the_deadline<D: Db>() {
     let postgres = soon().postgres(&pool);
     let holds = postgres.transaction(async |tx| {
         update(tx).await.unwrap();
-        // Somebody else now waits for the row, and not for longer than it may.
+        // Another transaction now waits for the row, and for no longer than its deadline.
         let ctx = Context::background().with_timeout(DEADLINE);
         let error = ctx.postgres(&pool).transaction(update).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::DeadlineExceeded, "{error}");

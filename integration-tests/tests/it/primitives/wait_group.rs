@@ -68,7 +68,7 @@ async fn a_dead_worker_fails_a_group_that_was_made_so(world: World) {
     let failed = group.wait(&soon()).await.unwrap_err();
     assert_eq!(failed.kind(), ErrorKind::Broken);
     assert!(failed.to_string().contains(&format!("token {lost}")), "{failed}");
-    // It stays failed, for those who come later too, until somebody removes what was lost.
+    // It stays failed, for later callers too, until an operator removes the lost entry.
     assert_eq!(group.wait(&soon()).await.unwrap_err().kind(), ErrorKind::Broken);
     let token = FencingToken::new(lost).unwrap();
     client.force_release("fails", token, "looked into").await.unwrap();

@@ -1,4 +1,4 @@
-//! Who leads, as an app is told.
+//! The leader, as reported to an app.
 
 use futures::StreamExt as _;
 use rustix::process::Signal;
@@ -94,7 +94,7 @@ async fn who_cannot_prove_that_it_leads_does_not_say_so() {
     assert_eq!(state["leader"], json!(false));
     assert_eq!(sidecar.get("/livez").await.code, 200);
     sidecar.answers("/readyz", 503).await;
-    // It campaigns again when there is somebody to ask.
+    // It campaigns again when a daemon answers again.
     world.first().thaw();
     sidecar.leads().await;
     sidecar.answers("/v1/ready", 200).await;

@@ -99,7 +99,7 @@ async fn the_label_is_off_before_another_pod_has_it() {
     let dir = tempfile::tempdir().unwrap();
     let (server, kubeconfig) = (ApiServer::default(), dir.path().join("config"));
     server.start(&kubeconfig).await;
-    // The first requests are refused: it is set all the same, and nobody leads any later for it.
+    // The first requests are refused: the label is set all the same, and the election is not late.
     *server.refuses.lock().unwrap() = 2;
     let first = pod(&world, "first", &kubeconfig).await;
     first.leads().await;

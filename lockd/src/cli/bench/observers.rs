@@ -37,7 +37,7 @@ pub(super) async fn spawn(group: &mut Group<Spoilt>, bench: &Bench) {
     }
 }
 
-/// Proclaims a value when all have been told the one before.
+/// Proclaims a value when all observers have received the one before.
 async fn leads(bench: Bench, stage: Arc<Stage>) -> Result<(), Spoilt> {
     let Some(client) = bench.client(0) else { return Ok(()) };
     let election = client.election(format!("{}election", bench.prefix));
@@ -69,7 +69,7 @@ async fn observes(bench: Bench, worker: usize, stage: Arc<Stage>) -> Result<(), 
         };
         let Observed::Leader(leader) = observed else { continue };
         let (value, proclaimed) = *stage.value();
-        // An observation that had to begin anew tells again what it has told.
+        // An observation that had to begin anew repeats what it has already delivered.
         if leader.value != value.to_be_bytes() || seen == Some(value) {
             continue;
         }

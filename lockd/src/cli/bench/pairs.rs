@@ -51,7 +51,7 @@ async fn work(bench: Bench, worker: usize, lane: Arc<Lane>) -> Result<(), Spoilt
         let Some(guard) = bench.unless_over(acquired)? else { break };
         let granted = Instant::now();
         let released = lane.granted(guard.token())?;
-        // Whoever else may hold it has the time to say so.
+        // Another holder, if there is one, gets the time to be detected.
         tokio::task::yield_now().await;
         lane.releases();
         guard.release().await?;
@@ -59,7 +59,7 @@ async fn work(bench: Bench, worker: usize, lane: Arc<Lane>) -> Result<(), Spoilt
         let (acquire, release) = (granted - due, granted.elapsed());
         let pair = (Kind::Pair, acquire + release);
         recorder.record(&[(Kind::Acquire, acquire), (Kind::Release, release), pair]);
-        // Only whoever has waited for the release was handed the lock.
+        // Only a client that has waited for the release was handed the lock.
         if let Some(released) = released.filter(|released| *released > asked) {
             recorder.record(&[(Kind::Handoff, granted - released)]);
         }
@@ -77,7 +77,7 @@ impl Lane {
         }
     }
 
-    /// Somebody holds it: when it was last released.
+    /// Records a grant, and returns when the lock was last released.
     fn granted(&self, token: FencingToken) -> Result<Option<Instant>, Spoilt> {
         let token = token.get();
         if self.held.swap(true, Ordering::SeqCst) {

@@ -21,7 +21,7 @@ pub(super) enum Kind {
     Release,
     /// Both.
     Pair,
-    /// From a release, sent, to the next holder, told.
+    /// From sending a release to the arrival of the next holder's grant.
     Handoff,
     /// From a proclaimed value to an observer.
     Told,
@@ -68,7 +68,7 @@ pub(super) type Times = BTreeMap<Kind, Histogram<u64>>;
 
 const DIGITS: u8 = 3;
 
-/// The longest time that is told apart, an hour; what is longer counts as this.
+/// The longest time that the histograms record, an hour; what is longer counts as this.
 const MOST: u64 = 3_600_000_000_000;
 
 /// All that is measured in a run.

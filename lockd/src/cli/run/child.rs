@@ -30,7 +30,7 @@ pub(super) struct Child {
     terminal: Option<Terminal>,
     /// Whether the command has had the terminal: it gets it again when it goes on.
     had_terminal: bool,
-    /// Whether it was told to stop by a SIGTSTP that lockd has passed on.
+    /// Whether lockd has passed on a SIGTSTP that asks it to stop.
     told_to_stop: bool,
 }
 
@@ -121,13 +121,13 @@ impl Child {
         }
     }
 
-    /// SIGTSTP: tells the command to stop. Should it, lockd does as well.
+    /// SIGTSTP: asks the command to stop. Should it, lockd does as well.
     pub(super) fn tell_to_stop(&mut self) {
         self.told_to_stop = true;
         self.signal(Signal::TSTP);
     }
 
-    /// Stops lockd, and all of the group before it: nobody watches the lease then.
+    /// Stops lockd, and all of the group before it: the lease is not watched meanwhile.
     fn suspend(&self) {
         self.signal(Signal::STOP);
         if let Some(terminal) = &self.terminal {

@@ -1,4 +1,4 @@
-//! `--report`: what happened, as JSON, for whoever starts lockd from a program.
+//! `--report`: what happened, as JSON, for programs that start lockd.
 
 use std::{fs, io::Write as _, path::Path, time::Duration};
 
@@ -84,7 +84,7 @@ impl Report {
         output::document("LockReport", fields)
     }
 
-    /// Writes it beside the file and moves it there, so that nobody reads half of it.
+    /// Writes it beside the file and moves it there, so that no reader sees half of it.
     pub(super) fn write(&self, file: &Path, exit: Exit) -> Result<(), Failure> {
         let mut name = file.as_os_str().to_owned();
         name.push(format!(".{}", std::process::id()));

@@ -10,8 +10,8 @@ use tokio::signal::unix::{SignalKind, signal};
 const TERMINATING: [Signal; 4] = [Signal::HUP, Signal::INT, Signal::QUIT, Signal::TERM];
 
 /// Those that are passed on to the command, besides. SIGCHLD and SIGPIPE are ours, SIGTTIN and
-/// SIGTTOU are about our own use of the terminal, and SIGSEGV and its like belong to whoever
-/// made the mistake.
+/// SIGTTOU are about our own use of the terminal, and SIGSEGV and its like belong to the
+/// process that made the mistake.
 const OTHERS: [Signal; 14] = [
     Signal::USR1,
     Signal::USR2,

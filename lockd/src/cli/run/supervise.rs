@@ -22,16 +22,16 @@ use crate::cli::{
     output,
 };
 
-/// How often to look whether what a command left behind is gone: nobody tells, since these are
-/// not our children.
+/// How often to look whether what a command left behind is gone: no signal reports it, since
+/// these are not our children.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// How a command is told to stop.
+/// How a command is stopped.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Grace {
-    /// How long it has.
+    /// How long it has to end after the signal.
     pub(super) length: Duration,
-    /// By which signal it is told.
+    /// The signal that asks it to stop.
     pub(super) signal: Signal,
 }
 
@@ -39,7 +39,7 @@ pub(super) struct Grace {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Running,
-    /// Told to stop at this moment.
+    /// Asked to stop at this moment.
     Stopping(Instant),
     Killed,
 }

@@ -67,7 +67,7 @@ pub(super) fn probes(metrics: PrometheusHandle) -> Router<Sidecar> {
         .route("/metrics", get(measured))
 }
 
-/// The route of Kubernetes' contrib/election, which names nobody here that may lead no more.
+/// The route of Kubernetes' contrib/election. It names this candidate only while it surely leads.
 pub(super) fn leader_elector() -> Router<Sidecar> {
     let named = async |State(sidecar): State<Sidecar>| match standing(&sidecar) {
         Some(Standing::Me(_, identity, _)) => answer(StatusCode::OK, &json!({ "name": identity })),

@@ -1,5 +1,5 @@
-//! The app that the leadership is bound to: it is led for one life of it, and nobody leads for an app that
-//! is dead.
+//! The app that the leadership is bound to: a leadership lasts for one life of it, and no
+//! candidate leads for an app that is dead.
 
 mod process;
 mod url;
@@ -77,7 +77,8 @@ impl App {
         }
     }
 
-    /// Tells it to end, where it can be told, and has it ended when what is left of a leadership is over.
+    /// Asks it to end, where that is possible, and kills it when what is left of a leadership
+    /// is over.
     pub(super) async fn stop(&self, left: &Context) {
         match self {
             Self::Process(process) => process.stop(left).await,

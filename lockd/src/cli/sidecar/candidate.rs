@@ -5,8 +5,8 @@
 //!                    └── safe-until − grace ─► on-lost, the app is stopped ─► safe-until: killed
 //! ```
 //!
-//! A candidacy and what it leads to belong to one life of the app: where that can come back, it campaigns
-//! anew. Before it gives up what it has, nobody is told any more that it leads.
+//! A candidacy and what it leads to belong to one life of the app: where that can come back, it
+//! campaigns anew. Before it gives up what it has, it no longer reports that it leads.
 
 use std::time::Duration;
 
@@ -34,7 +34,7 @@ pub(super) struct Candidate {
     pub(super) app: App,
     pub(super) label: Option<PodLabel>,
     pub(super) ttl: Duration,
-    /// How long the app may take to end when the sidecar is told to stop.
+    /// Time limit for the app to end when the sidecar stops.
     pub(super) drain: Duration,
     pub(super) stop: CancellationToken,
     /// Cancelled when nothing is waited for any more.
@@ -48,7 +48,7 @@ enum Over {
     Stop,
     /// The app has died.
     Died,
-    /// Somebody has asked for it, who says why.
+    /// A client has asked it to resign, for this reason.
     Asked(String),
     /// The lease can't be renewed, or an operator has stepped in.
     Lost,
@@ -148,8 +148,8 @@ impl Candidate {
         self.end.run_until_cancelled(tokio::time::sleep(self.drain)).await;
     }
 
-    /// Stops the app where the leadership is lost: by SIGTERM, and before anybody else can lead by
-    /// SIGKILL.
+    /// Stops the app where the leadership is lost: by SIGTERM and then, before another candidate
+    /// can lead, by SIGKILL.
     async fn stop_app(&self, why: &Over, left: &Context) {
         match why {
             Over::Lost => self.app.stop(left).await,
@@ -163,7 +163,7 @@ impl Candidate {
         }
     }
 
-    /// Waits until nobody is sent here as to the leader.
+    /// Waits until the pod no longer has the label of the leader.
     async fn unlabelled(&self) {
         if let Some(label) = &self.label {
             label.says(false).await;

@@ -20,7 +20,7 @@ pub(super) struct Own {
     pub(super) identity: String,
     /// Its latest reign, which may be over.
     pub(super) reign: Arc<watch::Sender<Option<Reign>>>,
-    /// Wakes whoever reigns, to resign.
+    /// Wakes the leading candidate, to resign.
     pub(super) resign: Arc<Notify>,
     observed: watch::Receiver<Observed>,
 }

@@ -67,7 +67,7 @@ impl Forward {
         match self.http.request(request).await {
             Ok(response) => response.map(Body::new),
             Err(error) => {
-                // Whoever failed at the same time has chosen the next one already.
+                // A call that failed at the same time has chosen the next one already.
                 self.chosen.fetch_max(chosen.wrapping_add(1), Ordering::Relaxed);
                 tracing::warn!(%error, "a call could not be carried to its daemon");
                 unavailable("the daemon does not answer the sidecar")

@@ -11,7 +11,7 @@ use tokio::process::{Child, Command};
 
 use super::{ReignArgs, elections::Own};
 
-/// How long a command may take that tells of a loss.
+/// Time limit for a command that reports a loss.
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// What to run, and of which election.
@@ -36,13 +36,13 @@ impl Hooks {
         Self { elected, lost, election: own.election.clone(), identity: own.identity.clone() }
     }
 
-    /// Begins to tell of an election. What is returned is not to outlive the leadership.
+    /// Starts the command for an election. What is returned is not to outlive the leadership.
     pub(super) fn elected(&self, token: FencingToken) -> Option<Running> {
         self.start("--on-elected", self.elected.as_ref()?, token)
     }
 
-    /// Tells of the end of a leadership: while there is some left of it, or for a while when it was
-    /// lost at once.
+    /// Runs the command for the end of a leadership: within what is left of it, or within a limit
+    /// when it was lost at once.
     pub(super) async fn lost(&self, token: FencingToken, left: &Context) {
         let Some(command) = &self.lost else { return };
         let Some(mut running) = self.start("--on-lost", command, token) else { return };

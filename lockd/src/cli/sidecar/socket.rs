@@ -33,7 +33,7 @@ impl Socket {
     }
 }
 
-/// Whether nobody listens to a socket any more.
+/// Whether no process listens to a socket any more.
 fn is_dead(path: &Path) -> bool {
     UnixStream::connect(path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
 }

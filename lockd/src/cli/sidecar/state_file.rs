@@ -22,8 +22,8 @@ impl StateFile {
         Self { path, election: own.election.clone(), identity: own.identity.clone() }
     }
 
-    /// Says what is true now. A reader that finds `valid_until_unix_ms` in the past knows that nobody
-    /// writes any more.
+    /// Writes what is true now. A reader that finds `valid_until_unix_ms` in the past knows
+    /// that the file is no longer written.
     pub(super) async fn write(&self, reign: Option<&Reign>) {
         let state = self.state(reign);
         if let Err(error) = self.replace(&state).await {

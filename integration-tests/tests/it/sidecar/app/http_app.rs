@@ -76,7 +76,7 @@ impl HttpApp {
             .unwrap();
     }
 
-    /// Waits until nobody keeps a connection.
+    /// Waits until no connection is kept.
     pub(super) async fn is_left(&self) {
         eventually("nobody keeps a connection", SOON, async || self.manner.receiver_count() == 1)
             .await;

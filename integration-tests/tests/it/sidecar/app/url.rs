@@ -1,6 +1,6 @@
 //! A leadership that is bound to what the app answers.
 //!
-//! Leases are long here: whoever waited for the end of one would wait longer than any of these tests does.
+//! Leases are long here: waiting for the end of one takes longer than any of these tests does.
 
 use std::time::Duration;
 

@@ -24,8 +24,8 @@ pub(in crate::cli::sidecar) struct Process {
 }
 
 impl Process {
-    /// The process with this id, watched by a thread: nothing else is told of the end of a process that
-    /// is no child.
+    /// The process with this id, watched by a thread: nothing else reports the end of a process
+    /// that is no child.
     pub(super) fn find(pid: i32) -> Result<Self, Failure> {
         let unusable = |error: io::Error| {
             let hint = "in a pod, set shareProcessNamespace";
@@ -61,7 +61,7 @@ impl Process {
         Some(self.life.clone()).filter(|life| !life.is_cancelled())
     }
 
-    /// Tells it to end, and kills it when what is left of a leadership is over.
+    /// Asks it to end, and kills it when what is left of a leadership is over.
     pub(super) async fn stop(&self, left: &Context) {
         self.signal(Signal::TERM);
         if left.run(self.life.cancelled()).await.is_err() {
