@@ -42,10 +42,10 @@ use std::{
 
 use backlog::Backlog;
 use bytes::Bytes;
-use checkpoint::Checkpoints;
+use checkpoint::CheckpointQueue;
 use history::History;
 use item::{Item, Life};
-use lane::Job;
+use lane::LaneRecord;
 use lockd_proto::clock::{Clock, Instant};
 use numbers::Numbers;
 use replica::Replica;
@@ -130,13 +130,13 @@ pub struct EtcdLog {
     replica: Arc<Replica>,
     profile: Profile,
     items: mpsc::Receiver<Item>,
-    lanes: Vec<Lane>,
+    lanes: Vec<OwnLane>,
     /// The life that [`Event::Live`] has named.
     life: Option<Life>,
-    barriers: Arc<barrier::Asked>,
+    barriers: Arc<barrier::BarrierQueue>,
     /// Barriers that are passed and not handed out yet.
     passed: Numbers,
-    checkpoints: Checkpoints,
+    checkpoints: CheckpointQueue,
     backlog: Backlog,
     delivered: Position,
     confirmed: Option<Instant>,
@@ -146,11 +146,11 @@ pub struct EtcdLog {
 }
 
 /// A lane of this replica in its present life.
-struct Lane {
+struct OwnLane {
     /// The number of its next record, or of the one under way.
     number: u64,
     is_busy: bool,
-    jobs: mpsc::Sender<Job>,
+    jobs: mpsc::Sender<LaneRecord>,
 }
 
 impl fmt::Debug for EtcdLog {
@@ -188,7 +188,7 @@ impl EtcdLog {
         let history_kept = config.history_kept;
         let replica = Arc::new(Replica::new(config, clock, end.clone(), out));
         let (checkpoints, pieces) = checkpoint::queue();
-        let barriers = Arc::new(barrier::Asked::default());
+        let barriers = Arc::new(barrier::BarrierQueue::default());
         let (waits, arriving) = mpsc::channel(WAITS);
         let spawner = Spawner { tasks, end: end.clone() };
         let probed = replica.clone();
@@ -207,7 +207,7 @@ impl EtcdLog {
         let lanes = (0..LANES).map(|_| {
             let (jobs, arriving) = mpsc::channel(1);
             spawner.run("etcd lane", lane::run(replica.clone(), arriving));
-            Lane { number: 1, is_busy: false, jobs }
+            OwnLane { number: 1, is_busy: false, jobs }
         });
         let lanes = lanes.collect();
         // It goes on after the end, to revoke its lease.
@@ -355,7 +355,7 @@ impl Log for EtcdLog {
         let life = self.check(&draft)?;
         let busy = || LogError::Unavailable(format!("lane {index} has a record under way"));
         let lane = self.lanes.get_mut(index).filter(|lane| !lane.is_busy).ok_or_else(busy)?;
-        let job = Job { life, lane: index, number: lane.number, draft };
+        let job = LaneRecord { life, lane: index, number: lane.number, draft };
         // The task took the one before: that has landed or was refused.
         lane.jobs.try_send(job).map_err(|_| busy())?;
         lane.is_busy = true;

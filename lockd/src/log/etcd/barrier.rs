@@ -7,12 +7,12 @@ use tokio::sync::{Notify, mpsc};
 
 use super::{
     endpoints::Pauses,
-    fault::{Fault, Refusal},
+    fault::{EtcdRefusal, Fault},
     item::Item,
     newest::{Unread, newest},
     numbers::Numbers,
     replica::Replica,
-    waits::Wait,
+    waits::DelayedItem,
 };
 use crate::log::LogError;
 
@@ -21,12 +21,12 @@ const AT_ONCE: usize = 4;
 
 /// Barriers that no read was sent for yet.
 #[derive(Default)]
-pub(super) struct Asked {
+pub(super) struct BarrierQueue {
     numbers: Mutex<Numbers>,
     more: Notify,
 }
 
-impl Asked {
+impl BarrierQueue {
     pub(super) fn push(&self, number: u64) {
         self.numbers.lock().unwrap_or_else(PoisonError::into_inner).push(number);
         self.more.notify_one();
@@ -38,7 +38,11 @@ impl Asked {
 }
 
 /// Reads for barriers until the log ends.
-pub(super) async fn run(replica: Arc<Replica>, asked: Arc<Asked>, waits: mpsc::Sender<Wait>) {
+pub(super) async fn run(
+    replica: Arc<Replica>,
+    asked: Arc<BarrierQueue>,
+    waits: mpsc::Sender<DelayedItem>,
+) {
     let mut reads = FuturesUnordered::new();
     loop {
         // Both arms are cancel safe: a notice that is not taken stays.
@@ -62,12 +66,14 @@ pub(super) async fn run(replica: Arc<Replica>, asked: Arc<Asked>, waits: mpsc::S
 }
 
 /// Reads until there is an answer.
-async fn read(replica: &Replica, numbers: Numbers) -> Result<Wait, LogError> {
+async fn read(replica: &Replica, numbers: Numbers) -> Result<DelayedItem, LogError> {
     let mut pauses = Pauses::new(&replica.endpoints);
     loop {
         let sent = replica.clock.now();
         match newest(replica, replica.endpoints.after(0)).await {
-            Ok(revision) => return Ok(Wait { revision, item: Item::Barrier { numbers, sent } }),
+            Ok(revision) => {
+                return Ok(DelayedItem { revision, item: Item::Barrier { numbers, sent } });
+            }
             Err(Unread::Broken(error)) => return Err(error),
             Err(Unread::Fault(Fault::NotSent(why) | Fault::Unknown(why))) => {
                 pauses.after_failure(&why).await;
@@ -78,6 +84,6 @@ async fn read(replica: &Replica, numbers: Numbers) -> Result<Wait, LogError> {
 }
 
 /// A read is refused where permissions were taken away. That may be mended while lockd runs.
-async fn refused(pauses: &mut Pauses, refusal: Refusal) {
+async fn refused(pauses: &mut Pauses, refusal: EtcdRefusal) {
     pauses.after_failure(&LogError::from(refusal).to_string()).await;
 }

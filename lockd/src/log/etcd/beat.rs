@@ -13,11 +13,11 @@ use tokio::{
 };
 
 use super::{
-    fault::{Fault, Refusal},
+    fault::{EtcdRefusal, Fault},
     item::{Item, Life},
     newest::{Unread, newest},
     replica::Replica,
-    waits::Wait,
+    waits::DelayedItem,
 };
 use crate::log::LogError;
 
@@ -31,7 +31,7 @@ const AGAIN: Duration = Duration::from_millis(300);
 const AT_ONCE: usize = 8;
 
 /// Why a pair proves nothing.
-enum Failure {
+enum BeatFailure {
     /// No answer, or not both. Another pair follows.
     Unanswered(String),
     /// The lease is gone.
@@ -43,7 +43,7 @@ enum Failure {
 pub(super) async fn beat(
     replica: &Replica,
     life: &Life,
-    waits: &mpsc::Sender<Wait>,
+    waits: &mpsc::Sender<DelayedItem>,
 ) -> Result<(), LogError> {
     let mut pairs = FuturesUnordered::new();
     let mut beats = interval(BEAT);
@@ -73,9 +73,9 @@ pub(super) async fn beat(
                     // One that finds no room is followed by others.
                     drop(waits.try_send(wait));
                 }
-                Err(Failure::Unanswered(why)) => tracing::debug!(why, "a renewal has no answer"),
-                Err(Failure::Lost) => return Ok(()),
-                Err(Failure::Broken(error)) => return Err(error),
+                Err(BeatFailure::Unanswered(why)) => tracing::debug!(why, "a renewal has no answer"),
+                Err(BeatFailure::Lost) => return Ok(()),
+                Err(BeatFailure::Broken(error)) => return Err(error),
             }
         }
     }
@@ -92,7 +92,7 @@ async fn over(replica: &Replica, life: &Life) {
     }
 }
 
-async fn pair(replica: &Replica, life: &Life, member: usize) -> Result<Wait, Failure> {
+async fn pair(replica: &Replica, life: &Life, member: usize) -> Result<DelayedItem, BeatFailure> {
     let member = replica.endpoints.after(member);
     let sent = replica.clock.now();
     let lease = life.lease;
@@ -101,11 +101,13 @@ async fn pair(replica: &Replica, life: &Life, member: usize) -> Result<Wait, Fai
     });
     let (renewed, revision) = join(renewal, newest(replica, member)).await;
     match (renewed, revision) {
-        (Err(Fault::Refused(Refusal::LeaseNotFound)), _) => Err(Failure::Lost),
-        (_, Err(Unread::Broken(error))) => Err(Failure::Broken(error)),
-        (Ok(()), Ok(revision)) => Ok(Wait { revision, item: Item::Proof { life: life.id, sent } }),
+        (Err(Fault::Refused(EtcdRefusal::LeaseNotFound)), _) => Err(BeatFailure::Lost),
+        (_, Err(Unread::Broken(error))) => Err(BeatFailure::Broken(error)),
+        (Ok(()), Ok(revision)) => {
+            Ok(DelayedItem { revision, item: Item::Proof { life: life.id, sent } })
+        }
         (Err(fault), _) | (_, Err(Unread::Fault(fault))) => {
-            Err(Failure::Unanswered(format!("{fault:?}")))
+            Err(BeatFailure::Unanswered(format!("{fault:?}")))
         }
     }
 }

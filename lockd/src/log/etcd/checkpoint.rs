@@ -35,7 +35,7 @@ enum Piece {
 }
 
 /// The owner's side: what it hands over waits here.
-pub(super) struct Checkpoints {
+pub(super) struct CheckpointQueue {
     queue: mpsc::Sender<Piece>,
     /// The one that is being written, and how many chunks it has.
     current: Option<(Which, u64)>,
@@ -45,12 +45,12 @@ pub(super) struct Checkpoints {
 pub(super) struct Pieces(mpsc::Receiver<Piece>);
 
 /// Both sides of a queue of chunks.
-pub(super) fn queue() -> (Checkpoints, Pieces) {
+pub(super) fn queue() -> (CheckpointQueue, Pieces) {
     let (queue, pieces) = mpsc::channel(QUEUE);
-    (Checkpoints { queue, current: None }, Pieces(pieces))
+    (CheckpointQueue { queue, current: None }, Pieces(pieces))
 }
 
-impl Checkpoints {
+impl CheckpointQueue {
     /// Whether a chunk, and the end behind it, find room.
     pub(super) fn has_room(&self) -> bool {
         self.queue.capacity() > 1

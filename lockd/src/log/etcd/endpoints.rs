@@ -21,7 +21,7 @@ use tokio::{
 
 use super::{
     EtcdConfig,
-    fault::{Fault, Refusal, classify},
+    fault::{EtcdRefusal, Fault, classify},
     roster::{MemberId, Roster},
 };
 
@@ -102,7 +102,7 @@ impl Endpoints {
 
     async fn connect(&self, MemberId(index): MemberId) -> Result<Client, Fault> {
         let Some(member) = self.members.get(index) else {
-            return Err(Fault::Refused(Refusal::Other(
+            return Err(Fault::Refused(EtcdRefusal::Other(
                 "no etcd endpoint is configured".to_owned(),
             )));
         };
@@ -239,7 +239,7 @@ impl Endpoints {
 
     /// Asks one member after another until one answers, for as long as it takes. For calls that may be
     /// applied twice.
-    pub(super) async fn call<T, F>(&self, call: impl Fn(Client) -> F) -> Result<T, Refusal>
+    pub(super) async fn call<T, F>(&self, call: impl Fn(Client) -> F) -> Result<T, EtcdRefusal>
     where
         F: Future<Output = Result<T, etcd_client::Error>>,
     {

@@ -10,7 +10,7 @@ use crate::log::LogError;
 #[derive(Debug)]
 pub(super) enum Fault {
     /// etcd refused it. Not applied.
-    Refused(Refusal),
+    Refused(EtcdRefusal),
     /// It did not reach a member. Not applied.
     NotSent(String),
     /// It may have been applied, or may be applied later.
@@ -19,7 +19,7 @@ pub(super) enum Fault {
 
 /// Why etcd refused a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Refusal {
+pub(super) enum EtcdRefusal {
     /// The NOSPACE alarm is raised.
     Full(String),
     /// The lease is gone.
@@ -32,13 +32,15 @@ pub(super) enum Refusal {
     Other(String),
 }
 
-impl From<Refusal> for LogError {
-    fn from(refusal: Refusal) -> Self {
+impl From<EtcdRefusal> for LogError {
+    fn from(refusal: EtcdRefusal) -> Self {
         match refusal {
-            Refusal::Full(text) => Self::Full(text),
-            Refusal::LeaseNotFound => Self::Unavailable("the replica's lease is gone".to_owned()),
-            Refusal::Compacted => Self::Unavailable("etcd has compacted it".to_owned()),
-            Refusal::TooLarge(text) | Refusal::Other(text) => {
+            EtcdRefusal::Full(text) => Self::Full(text),
+            EtcdRefusal::LeaseNotFound => {
+                Self::Unavailable("the replica's lease is gone".to_owned())
+            }
+            EtcdRefusal::Compacted => Self::Unavailable("etcd has compacted it".to_owned()),
+            EtcdRefusal::TooLarge(text) | EtcdRefusal::Other(text) => {
                 Self::Broken(format!("etcd refused: {text}"))
             }
         }
@@ -61,11 +63,11 @@ pub(super) fn classify(error: &Error) -> Fault {
     let status = match error {
         Error::GRpcStatus(status) => status,
         Error::LeaseKeepAliveError(why) if why.contains("not found") => {
-            return Fault::Refused(Refusal::LeaseNotFound);
+            return Fault::Refused(EtcdRefusal::LeaseNotFound);
         }
         Error::TransportError(_) | Error::IoError(_) => return Fault::NotSent(text),
         Error::InvalidArgs(_) | Error::InvalidUri(_) => {
-            return Fault::Refused(Refusal::Other(text));
+            return Fault::Refused(EtcdRefusal::Other(text));
         }
         _ => return Fault::Unknown(text),
     };
@@ -75,22 +77,22 @@ pub(super) fn classify(error: &Error) -> Fault {
         return if never_connected(status) { Fault::NotSent(text) } else { Fault::Unknown(text) };
     }
     match i32::from(status.code()) {
-        NOT_FOUND if text.contains("lease not found") => Fault::Refused(Refusal::LeaseNotFound),
+        NOT_FOUND if text.contains("lease not found") => Fault::Refused(EtcdRefusal::LeaseNotFound),
         RESOURCE_EXHAUSTED if text.contains("space exceeded") => {
-            Fault::Refused(Refusal::Full(text))
+            Fault::Refused(EtcdRefusal::Full(text))
         }
         RESOURCE_EXHAUSTED if text.contains("too many requests") => Fault::NotSent(text),
-        RESOURCE_EXHAUSTED => Fault::Refused(Refusal::TooLarge(text)),
-        OUT_OF_RANGE if text.contains("compacted") => Fault::Refused(Refusal::Compacted),
+        RESOURCE_EXHAUSTED => Fault::Refused(EtcdRefusal::TooLarge(text)),
+        OUT_OF_RANGE if text.contains("compacted") => Fault::Refused(EtcdRefusal::Compacted),
         OUT_OF_RANGE if text.contains("message length too large") => {
-            Fault::Refused(Refusal::TooLarge(text))
+            Fault::Refused(EtcdRefusal::TooLarge(text))
         }
         // Another member leads: the next attempt will find it.
         FAILED_PRECONDITION if text.contains("not leader") => Fault::Unknown(text),
         // The permissions have changed: the client logs in anew.
         INVALID_ARGUMENT if text.contains("revision of auth store is old") => Fault::NotSent(text),
         INVALID_ARGUMENT | NOT_FOUND | PERMISSION_DENIED | FAILED_PRECONDITION | OUT_OF_RANGE
-        | UNIMPLEMENTED | UNAUTHENTICATED => Fault::Refused(Refusal::Other(text)),
+        | UNIMPLEMENTED | UNAUTHENTICATED => Fault::Refused(EtcdRefusal::Other(text)),
         _ => Fault::Unknown(text),
     }
 }

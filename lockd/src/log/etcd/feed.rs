@@ -11,8 +11,8 @@ use super::{
     opening::{Stop, level, marked, open},
     replica::{Known, Replica},
     start::start,
-    waits::{Wait, Waits},
-    watch::{Batch, Change, Watch},
+    waits::{DelayedItem, Waits},
+    watch::{Batch, KeyChange, Watch},
 };
 use crate::{log::LogError, record::ReplicaId};
 
@@ -28,7 +28,7 @@ struct Feed {
 
 /// Follows the log until it fails or its owner is gone. `arriving` are reads whose revisions are waited
 /// for.
-pub(super) async fn run(replica: Arc<Replica>, mut arriving: mpsc::Receiver<Wait>) {
+pub(super) async fn run(replica: Arc<Replica>, mut arriving: mpsc::Receiver<DelayedItem>) {
     let stop = match begin(&replica).await {
         Ok(known) => {
             let waits = Waits::default();
@@ -49,7 +49,7 @@ async fn begin(replica: &Replica) -> Result<Known, LogError> {
 }
 
 impl Feed {
-    async fn follow(&mut self, arriving: &mut mpsc::Receiver<Wait>) -> Stop {
+    async fn follow(&mut self, arriving: &mut mpsc::Receiver<DelayedItem>) -> Stop {
         loop {
             self.reading += 1;
             let stop = match self.once(arriving).await {
@@ -68,7 +68,7 @@ impl Feed {
 
     async fn once(
         &mut self,
-        arriving: &mut mpsc::Receiver<Wait>,
+        arriving: &mut mpsc::Receiver<DelayedItem>,
     ) -> Result<std::convert::Infallible, Stop> {
         let opened = open(&self.replica, &self.known).await?;
         self.reached = opened.revision;
@@ -103,8 +103,8 @@ impl Feed {
         Ok(())
     }
 
-    async fn change(&mut self, change: Change) -> Result<(), Stop> {
-        let Change { revision, key, value } = change;
+    async fn change(&mut self, change: KeyChange) -> Result<(), Stop> {
+        let KeyChange { revision, key, value } = change;
         let named = self.replica.keys.parse(&key);
         match (named, value) {
             (Named::Record { author, lane, number }, Some(bytes)) => {

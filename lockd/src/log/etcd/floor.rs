@@ -9,12 +9,12 @@ use crate::{log::Floor, record::Position};
 
 /// A floor as it is kept, beside the history that it was written in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Kept {
+pub(super) struct StoredFloor {
     pub(super) floor: Floor,
     history: u64,
 }
 
-impl Kept {
+impl StoredFloor {
     pub(super) fn new(floor: Floor, history: &History) -> Self {
         Self { floor, history: history.id }
     }
@@ -46,7 +46,7 @@ impl Kept {
     }
 }
 
-impl fmt::Display for Kept {
+impl fmt::Display for StoredFloor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Floor { at: Position(at), which, chunks, items, digest, level } = self.floor;
         write!(f, "{at:016x} {which:016x} {chunks:x} {items:x} {digest:032x} {level:x} ")?;
@@ -69,13 +69,13 @@ mod tests {
                 digest: u128::MAX - 1,
                 level: 2,
             };
-            Kept::new(floor, &History::new(9, 1))
+            StoredFloor::new(floor, &History::new(9, 1))
         };
-        assert_eq!(Kept::parse(kept(77).to_string().as_bytes()), Some(kept(77)));
+        assert_eq!(StoredFloor::parse(kept(77).to_string().as_bytes()), Some(kept(77)));
         assert!(kept(0xff).to_string() < kept(0x100).to_string());
         for text in ["", "1 2 3 4 5 6", "1 2 3 4 5 6 7 8", "1 2 3 4 5 1ffffffff 7", "x 2 3 4 5 6 7"]
         {
-            assert_eq!(Kept::parse(text.as_bytes()), None, "{text}");
+            assert_eq!(StoredFloor::parse(text.as_bytes()), None, "{text}");
         }
     }
 }

@@ -18,9 +18,9 @@ use tokio::{
 
 use super::{
     endpoints::Pauses,
-    fault::{Fault, Refusal},
+    fault::{EtcdRefusal, Fault},
     feed::other_era,
-    floor::Kept,
+    floor::StoredFloor,
     item::{Item, Life},
     replica::{Known, Replica},
 };
@@ -33,7 +33,7 @@ const DEADLINE: Duration = Duration::from_secs(5);
 const REFUSED: Duration = Duration::from_millis(200);
 
 /// A record on its lane.
-pub(super) struct Job {
+pub(super) struct LaneRecord {
     pub(super) life: Life,
     pub(super) lane: usize,
     /// Its number, and the version of the lane's key before it.
@@ -42,7 +42,7 @@ pub(super) struct Job {
 }
 
 /// What became of an attempt.
-enum Outcome {
+enum Attempt {
     /// It landed, or its life has ended: the watch says which.
     Settled,
     /// It will never land.
@@ -57,7 +57,7 @@ const TRAILING: usize = 4;
 /// Appends the records of a lane. A new one says that the one before has been delivered: what the watch
 /// brings comes before the answer. The call is not dropped then, since a connection on which many calls
 /// are cancelled is closed (`too_many_internal_resets`), but it is not repeated either.
-pub(super) async fn run(replica: Arc<Replica>, mut jobs: mpsc::Receiver<Job>) {
+pub(super) async fn run(replica: Arc<Replica>, mut jobs: mpsc::Receiver<LaneRecord>) {
     let newest = watch::Sender::new(0_u64);
     let mut settling = FuturesUnordered::new();
     let mut begun = 0_u64;
@@ -85,7 +85,7 @@ pub(super) async fn run(replica: Arc<Replica>, mut jobs: mpsc::Receiver<Job>) {
 /// Sends a record until its outcome is known, or it is not the newest one of its lane any more.
 async fn settle(
     replica: &Replica,
-    job: &Job,
+    job: &LaneRecord,
     is_newest: impl Fn() -> bool,
 ) -> Result<(), LogError> {
     let Some(known) = replica.known() else { return Ok(()) };
@@ -108,42 +108,42 @@ async fn settle(
                 tracing::debug!(why, lane = job.lane, "the outcome of a record is unknown");
                 may_have_landed = true;
                 pauses.after_failure(&why).await;
-                Outcome::Again
+                Attempt::Again
             }
             Err(Fault::NotSent(why)) if !may_have_landed && Instant::now() >= deadline => {
-                Outcome::Refused(LogError::Unavailable(why))
+                Attempt::Refused(LogError::Unavailable(why))
             }
             Err(Fault::NotSent(why)) => {
                 pauses.after_failure(&why).await;
-                Outcome::Again
+                Attempt::Again
             }
-            Err(Fault::Refused(Refusal::LeaseNotFound)) => {
+            Err(Fault::Refused(EtcdRefusal::LeaseNotFound)) => {
                 replica.lose(job.life.id);
-                Outcome::Settled
+                Attempt::Settled
             }
-            Err(Fault::Refused(refusal)) if !may_have_landed => Outcome::Refused(refusal.into()),
+            Err(Fault::Refused(refusal)) if !may_have_landed => Attempt::Refused(refusal.into()),
             Err(Fault::Refused(refusal)) => {
                 tracing::warn!(?refusal, "a record that may have been applied is refused");
                 sleep(REFUSED).await;
-                Outcome::Again
+                Attempt::Again
             }
         };
         match outcome {
-            Outcome::Settled => return Ok(()),
-            Outcome::Refused(error) => {
+            Attempt::Settled => return Ok(()),
+            Attempt::Refused(error) => {
                 let (life, lane, number) = (job.life.id, job.lane, job.number);
                 // Without an owner there is no one to say it to.
                 drop(replica.emit(Item::Refused { life, lane, number, error }).await);
                 return Ok(());
             }
-            Outcome::Again => {}
-            Outcome::Broken(error) => return Err(error),
+            Attempt::Again => {}
+            Attempt::Broken(error) => return Err(error),
         }
     }
     Ok(())
 }
 
-fn transaction(replica: &Replica, job: &Job, known: &Known) -> Txn {
+fn transaction(replica: &Replica, job: &LaneRecord, known: &Known) -> Txn {
     let (keys, id) = (&replica.keys, job.life.id);
     let lane = keys.lane(id, job.lane);
     let version = i64::try_from(job.number).unwrap_or(i64::MAX);
@@ -153,7 +153,7 @@ fn transaction(replica: &Replica, job: &Job, known: &Known) -> Txn {
         TxnOp::put(lane.clone(), "", Some(leased)),
         TxnOp::put(keys.newest(), "", None),
     ];
-    puts.extend(job.draft.floor.map(|floor| Kept::new(floor, &known.history).raise(keys)));
+    puts.extend(job.draft.floor.map(|floor| StoredFloor::new(floor, &known.history).raise(keys)));
     let puts = match job.draft.room {
         Room::Ordinary => puts,
         // etcd does not count nested puts against its quota: what frees room is written on a full
@@ -171,9 +171,9 @@ fn transaction(replica: &Replica, job: &Job, known: &Known) -> Txn {
 }
 
 /// Reads the answer to an attempt.
-fn read(replica: &Replica, job: &Job, known: &Known, response: &TxnResponse) -> Outcome {
+fn read(replica: &Replica, job: &LaneRecord, known: &Known, response: &TxnResponse) -> Attempt {
     if response.succeeded() {
-        return Outcome::Settled;
+        return Attempt::Settled;
     }
     let found = response.op_responses();
     let get = |index: usize| match found.get(index) {
@@ -183,16 +183,16 @@ fn read(replica: &Replica, job: &Job, known: &Known, response: &TxnResponse) -> 
     let version = get(0).map_or(0, KeyValue::version);
     let version = u64::try_from(version).unwrap_or_default();
     if version > job.number {
-        return Outcome::Settled;
+        return Attempt::Settled;
     }
     if version == 0 {
         replica.lose(job.life.id);
-        return Outcome::Settled;
+        return Attempt::Settled;
     }
     if get(1).map_or(0, KeyValue::mod_revision) != known.revision {
-        return Outcome::Broken(other_era());
+        return Attempt::Broken(other_era());
     }
-    Outcome::Broken(LogError::Broken(format!(
+    Attempt::Broken(LogError::Broken(format!(
         "lane {} in etcd is at {version} where {} records were written: its history has gone back",
         job.lane, job.number
     )))

@@ -10,11 +10,11 @@ use super::{
     beat::beat,
     departures::mark_left,
     endpoints::Pauses,
-    fault::{Fault, Refusal},
+    fault::{EtcdRefusal, Fault},
     feed::other_era,
     item::Life,
     replica::{Known, Replica, random},
-    waits::Wait,
+    waits::DelayedItem,
 };
 use crate::{log::LogError, record::ReplicaId};
 
@@ -22,7 +22,7 @@ use crate::{log::LogError, record::ReplicaId};
 const REVOKE: Duration = Duration::from_secs(1);
 
 /// Lives until the log ends, one life after the other.
-pub(super) async fn run(replica: Arc<Replica>, waits: mpsc::Sender<Wait>) {
+pub(super) async fn run(replica: Arc<Replica>, waits: mpsc::Sender<DelayedItem>) {
     let end = replica.end.clone();
     let mut held = None;
     loop {
@@ -46,7 +46,7 @@ pub(super) async fn run(replica: Arc<Replica>, waits: mpsc::Sender<Wait>) {
 /// One life, from its name to its end. `held` is the one whose lease is not known to have ended.
 async fn live(
     replica: &Replica,
-    waits: &mpsc::Sender<Wait>,
+    waits: &mpsc::Sender<DelayedItem>,
     held: &mut Option<Life>,
 ) -> Result<(), LogError> {
     let mut reading = replica.reading.subscribe();
@@ -132,7 +132,7 @@ async fn join(replica: &Replica, life: &Life, known: &Known) -> Result<bool, Log
         });
         let response = match joined.await {
             Ok(response) => response,
-            Err(Refusal::LeaseNotFound) => return Ok(false),
+            Err(EtcdRefusal::LeaseNotFound) => return Ok(false),
             Err(refusal) => {
                 let why = LogError::from(refusal).to_string();
                 tracing::warn!(why, "this replica can't join");
@@ -166,7 +166,7 @@ async fn revoke(replica: &Replica, life: &Life) {
         .endpoints
         .call(|mut client| async move { client.lease_revoke(lease).await.map(drop) });
     match revoked.await {
-        Ok(()) | Err(Refusal::LeaseNotFound) => {}
+        Ok(()) | Err(EtcdRefusal::LeaseNotFound) => {}
         Err(refusal) => tracing::warn!(?refusal, "a lease can't be revoked: it runs out by itself"),
     }
 }

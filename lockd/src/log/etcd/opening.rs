@@ -6,8 +6,8 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 
 use super::{
-    fault::Refusal,
-    floor::Kept,
+    fault::EtcdRefusal,
+    floor::StoredFloor,
     item::Item,
     keys::Named,
     pages::{Pages, Records},
@@ -40,31 +40,31 @@ impl From<LogError> for Stop {
     }
 }
 
-impl From<Refusal> for Stop {
-    fn from(refusal: Refusal) -> Self {
+impl From<EtcdRefusal> for Stop {
+    fn from(refusal: EtcdRefusal) -> Self {
         match refusal {
-            Refusal::Compacted => Self::Compacted,
+            EtcdRefusal::Compacted => Self::Compacted,
             refusal => Self::Failed(refusal.into()),
         }
     }
 }
 
 /// What was read, and up to where.
-pub(super) struct Opened {
+pub(super) struct OpenedLog {
     /// The revision that deliveries go on after.
     pub(super) revision: i64,
     pub(super) floor: Option<Floor>,
 }
 
 /// A mark of a replica.
-struct Mark {
+struct ReplicaMark {
     revision: i64,
     named: Named,
     level: u32,
 }
 
 /// Reads the log and hands it to its owner.
-pub(super) async fn open(replica: &Replica, known: &Known) -> Result<Opened, Stop> {
+pub(super) async fn open(replica: &Replica, known: &Known) -> Result<OpenedLog, Stop> {
     let before = replica.watermark.now();
     let key = replica.keys.floor();
     let read = replica.endpoints.call(|mut client| {
@@ -78,7 +78,7 @@ pub(super) async fn open(replica: &Replica, known: &Known) -> Result<Opened, Sto
     replica.emit(Item::Reset).await?;
     let mut floor = None;
     if let Some(kv) = read.kvs().first() {
-        let kept = Kept::parse(kv.value()).ok_or_else(|| newer("the floor's key"))?;
+        let kept = StoredFloor::parse(kv.value()).ok_or_else(|| newer("the floor's key"))?;
         checkpoint(replica, &kept.floor, revision).await?;
         floor = Some(kept.floor);
     }
@@ -86,7 +86,7 @@ pub(super) async fn open(replica: &Replica, known: &Known) -> Result<Opened, Sto
     let marks = marks(replica, revision).await?;
     let from = floor.map_or(0, |floor| known.history.revision(floor.at));
     records(replica, known, (from, revision), marks).await?;
-    Ok(Opened { revision, floor })
+    Ok(OpenedLog { revision, floor })
 }
 
 fn newer(what: &str) -> LogError {
@@ -134,12 +134,12 @@ async fn presence(replica: &Replica, revision: i64) -> Result<(), Stop> {
 }
 
 /// The marks of replicas, in order.
-async fn marks(replica: &Replica, revision: i64) -> Result<VecDeque<Mark>, Stop> {
+async fn marks(replica: &Replica, revision: i64) -> Result<VecDeque<ReplicaMark>, Stop> {
     let mut pages = Pages::new(replica.keys.members(), revision);
     let mut marks = Vec::new();
     while let Some(kv) = pages.next(replica).await? {
         let named = replica.keys.parse(kv.key());
-        marks.push(Mark { revision: kv.mod_revision(), named, level: level(kv.value()) });
+        marks.push(ReplicaMark { revision: kv.mod_revision(), named, level: level(kv.value()) });
     }
     marks.sort_by_key(|mark| mark.revision);
     Ok(marks.into())
@@ -156,7 +156,7 @@ async fn records(
     replica: &Replica,
     known: &Known,
     (floor, revision): (i64, i64),
-    mut marks: VecDeque<Mark>,
+    mut marks: VecDeque<ReplicaMark>,
 ) -> Result<(), Stop> {
     let mut records = Records::find(replica, revision).await?;
     while let Some(found) = records.next(replica).await? {
@@ -179,7 +179,12 @@ async fn records(
     Ok(())
 }
 
-async fn deliver(replica: &Replica, known: &Known, floor: i64, mark: &Mark) -> Result<(), Gone> {
+async fn deliver(
+    replica: &Replica,
+    known: &Known,
+    floor: i64,
+    mark: &ReplicaMark,
+) -> Result<(), Gone> {
     let Some(item) = marked(replica, known, mark.revision, (mark.named, mark.level)) else {
         return Ok(());
     };

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use etcd_client::{GetOptions, KeyValue};
 
 use super::{
-    fault::Refusal,
+    fault::EtcdRefusal,
     keys::{Named, Range},
     replica::Replica,
 };
@@ -42,12 +42,15 @@ impl Pages {
     }
 
     /// The next key.
-    pub(super) async fn next(&mut self, replica: &Replica) -> Result<Option<KeyValue>, Refusal> {
+    pub(super) async fn next(
+        &mut self,
+        replica: &Replica,
+    ) -> Result<Option<KeyValue>, EtcdRefusal> {
         self.fill(replica).await?;
         Ok(self.read.pop_front())
     }
 
-    async fn fill(&mut self, replica: &Replica) -> Result<(), Refusal> {
+    async fn fill(&mut self, replica: &Replica) -> Result<(), EtcdRefusal> {
         if !self.read.is_empty() {
             return Ok(());
         }
@@ -81,7 +84,7 @@ pub(super) struct Records {
 }
 
 /// A record as it was read.
-pub(super) struct Found {
+pub(super) struct StoredRecord {
     pub(super) at: (ReplicaId, usize),
     pub(super) number: u64,
     pub(super) kv: KeyValue,
@@ -89,7 +92,7 @@ pub(super) struct Found {
 
 impl Records {
     /// Finds the lanes that have records: one read of one key each.
-    pub(super) async fn find(replica: &Replica, revision: i64) -> Result<Self, Refusal> {
+    pub(super) async fn find(replica: &Replica, revision: i64) -> Result<Self, EtcdRefusal> {
         let (mut from, end) = replica.keys.records();
         let mut lanes = Vec::new();
         loop {
@@ -116,7 +119,10 @@ impl Records {
     }
 
     /// The next record.
-    pub(super) async fn next(&mut self, replica: &Replica) -> Result<Option<Found>, Refusal> {
+    pub(super) async fn next(
+        &mut self,
+        replica: &Replica,
+    ) -> Result<Option<StoredRecord>, EtcdRefusal> {
         for (_, pages) in &mut self.lanes {
             pages.fill(replica).await?;
         }
@@ -131,6 +137,6 @@ impl Records {
             Named::Record { number, .. } => number,
             _ => 0,
         };
-        Ok(Some(Found { at, number, kv }))
+        Ok(Some(StoredRecord { at, number, kv }))
     }
 }

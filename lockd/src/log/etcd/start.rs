@@ -4,7 +4,7 @@
 use etcd_client::{Compare, CompareOp, GetOptions, GetResponse, KeyValue, Txn, TxnOp};
 
 use super::{
-    fault::Refusal,
+    fault::EtcdRefusal,
     history::{History, Seen},
     replica::{Known, Replica, random},
     version,
@@ -47,14 +47,14 @@ async fn foreign(replica: &Replica) -> Result<(), LogError> {
 }
 
 /// The keys of the history at one revision.
-struct Kept {
+struct HistoryKeys {
     seen: Seen,
     newest: i64,
     history: Option<KeyValue>,
     marks: Option<KeyValue>,
 }
 
-impl Kept {
+impl HistoryKeys {
     fn of(replica: &Replica, response: &GetResponse) -> Self {
         let find = |key: Vec<u8>| response.kvs().iter().find(|kv| kv.key() == key);
         Self {
@@ -135,23 +135,23 @@ fn refused(why: &str) -> LogError {
     ))
 }
 
-async fn kept(replica: &Replica) -> Result<Kept, Refusal> {
+async fn kept(replica: &Replica) -> Result<HistoryKeys, EtcdRefusal> {
     let keys = &replica.keys;
     let end = [&keys.seen()[..], b"\0"].concat();
     let read = replica.endpoints.call(|mut client| {
         let (from, options) = (keys.newest(), GetOptions::new().with_range(end.clone()));
         async move { client.get(from, Some(options)).await }
     });
-    Ok(Kept::of(replica, &read.await?))
+    Ok(HistoryKeys::of(replica, &read.await?))
 }
 
 /// Begins a history or an era, unless another replica has done so, or written a record, since it was
 /// read.
 async fn begin(
     replica: &Replica,
-    kept: &Kept,
+    kept: &HistoryKeys,
     (history, compared): (&History, i64),
-) -> Result<(), Refusal> {
+) -> Result<(), EtcdRefusal> {
     let keys = &replica.keys;
     let txn = Txn::new()
         .when([
@@ -170,7 +170,7 @@ async fn begin(
 }
 
 /// Writes what the cluster is now, for the next start to compare with.
-async fn mark(replica: &Replica, kept: &Kept) -> Result<(), Refusal> {
+async fn mark(replica: &Replica, kept: &HistoryKeys) -> Result<(), EtcdRefusal> {
     let seen = replica.keys.seen();
     let compared = kept.marks.as_ref().map_or(0, KeyValue::mod_revision);
     let txn = Txn::new()
@@ -182,7 +182,7 @@ async fn mark(replica: &Replica, kept: &Kept) -> Result<(), Refusal> {
     });
     match marked.await {
         // A cluster without space has the marks of an earlier start.
-        Err(Refusal::Full(_)) => Ok(()),
+        Err(EtcdRefusal::Full(_)) => Ok(()),
         marked => marked.map(drop),
     }
 }

@@ -9,7 +9,7 @@ use etcd_client::{GetOptions, Txn, TxnOp};
 
 use super::{
     checkpoint::{AT_ONCE, delete_range},
-    fault::Refusal,
+    fault::EtcdRefusal,
     keys::Range,
     replica::Replica,
     view::Cut,
@@ -80,7 +80,7 @@ async fn marks(replica: &Replica, id: ReplicaId) {
 }
 
 /// Deletes chunks of any checkpoints, from the first one that is there.
-async fn chunks(replica: &Replica, (from, to): Range) -> Result<(), Refusal> {
+async fn chunks(replica: &Replica, (from, to): Range) -> Result<(), EtcdRefusal> {
     loop {
         let options = GetOptions::new().with_range(to.clone()).with_limit(1).with_keys_only();
         let first = replica.endpoints.call(|mut client| {

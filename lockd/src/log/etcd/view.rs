@@ -11,21 +11,21 @@ const STRIDE: u64 = 32;
 #[derive(Debug, Default)]
 pub(super) struct View {
     /// Joined, and when each was found gone.
-    members: BTreeMap<ReplicaId, Member>,
+    members: BTreeMap<ReplicaId, Presence>,
     /// Whose keys are there.
     present: BTreeSet<ReplicaId>,
-    lanes: BTreeMap<(ReplicaId, usize), Lane>,
+    lanes: BTreeMap<(ReplicaId, usize), LaneRecords>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Member {
+struct Presence {
     joined: bool,
     left: Option<i64>,
 }
 
 /// The records of a lane that may be there.
 #[derive(Debug)]
-struct Lane {
+struct LaneRecords {
     first: u64,
     /// Number and revision, each [`STRIDE`] after the one before.
     marks: VecDeque<(u64, i64)>,
@@ -43,12 +43,12 @@ pub(super) struct Cut {
 
 impl View {
     pub(super) fn joined(&mut self, replica: ReplicaId) {
-        let member = self.members.entry(replica).or_insert(Member { joined: true, left: None });
+        let member = self.members.entry(replica).or_insert(Presence { joined: true, left: None });
         member.joined = true;
     }
 
     pub(super) fn left(&mut self, replica: ReplicaId, revision: i64) {
-        let member = self.members.entry(replica).or_insert(Member { joined: false, left: None });
+        let member = self.members.entry(replica).or_insert(Presence { joined: false, left: None });
         member.left = Some(revision);
     }
 
@@ -89,7 +89,8 @@ impl View {
     }
 
     pub(super) fn record(&mut self, at: (ReplicaId, usize), number: u64, revision: i64) {
-        let new = || Lane { first: number, marks: VecDeque::new(), last: (number, revision) };
+        let new =
+            || LaneRecords { first: number, marks: VecDeque::new(), last: (number, revision) };
         let lane = self.lanes.entry(at).or_insert_with(new);
         lane.last = (number, revision);
         let before = lane.marks.back().map_or(lane.first, |(number, _)| *number);
@@ -104,7 +105,7 @@ impl View {
         let first = self.rank(own) == 0;
         let mine = |author: ReplicaId| author == own || (first && !self.present.contains(&author));
         let lanes = self.lanes.iter().filter(|((author, _), _)| mine(*author));
-        let cut = |(&(author, lane), it): (&(ReplicaId, usize), &Lane)| {
+        let cut = |(&(author, lane), it): (&(ReplicaId, usize), &LaneRecords)| {
             let to = it.up_to(floor)?;
             Some(Cut { author, lane, from: it.first, to })
         };
@@ -131,7 +132,7 @@ impl View {
     }
 }
 
-impl Lane {
+impl LaneRecords {
     fn up_to(&self, floor: i64) -> Option<u64> {
         let (last, revision) = self.last;
         if revision <= floor {

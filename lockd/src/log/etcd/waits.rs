@@ -9,17 +9,17 @@ const MOST: usize = 64;
 
 /// An item that follows once everything up to a revision has been delivered.
 #[derive(Debug)]
-pub(super) struct Wait {
+pub(super) struct DelayedItem {
     pub(super) revision: i64,
     pub(super) item: Item,
 }
 
 /// What waits, in the order of its reads.
 #[derive(Debug, Default)]
-pub(super) struct Waits(VecDeque<Wait>);
+pub(super) struct Waits(VecDeque<DelayedItem>);
 
 impl Waits {
-    pub(super) fn push(&mut self, wait: Wait) {
+    pub(super) fn push(&mut self, wait: DelayedItem) {
         if self.0.len() < MOST {
             return self.0.push_back(wait);
         }
@@ -43,7 +43,7 @@ impl Waits {
         // All others are proofs: the oldest gives way.
         let sent = self.0.pop_front().map(|wait| wait.item);
         if let Some(Item::Proof { sent, .. }) = sent {
-            self.0.push_back(Wait { revision, item: Item::Barrier { numbers, sent } });
+            self.0.push_back(DelayedItem { revision, item: Item::Barrier { numbers, sent } });
         }
     }
 
@@ -70,10 +70,10 @@ mod tests {
             Item::Barrier { numbers, sent }
         };
         let mut waits = Waits::default();
-        waits.push(Wait { revision: 9, item: barrier(1) });
-        waits.push(Wait { revision: 3, item: barrier(2) });
+        waits.push(DelayedItem { revision: 9, item: barrier(1) });
+        waits.push(DelayedItem { revision: 3, item: barrier(2) });
         for _ in 0..2 * MOST {
-            waits.push(Wait { revision: 5, item: Item::Proof { life: ReplicaId(1), sent } });
+            waits.push(DelayedItem { revision: 5, item: Item::Proof { life: ReplicaId(1), sent } });
         }
         assert!(waits.0.len() <= MOST);
         assert!(matches!(waits.pop(3), Some(Item::Barrier { .. })));
@@ -81,7 +81,7 @@ mod tests {
         while matches!(waits.pop(8), Some(Item::Proof { .. })) {}
         assert!(matches!(waits.pop(9), Some(Item::Barrier { .. })));
         for number in 0..1000 {
-            waits.push(Wait {
+            waits.push(DelayedItem {
                 revision: 10 + i64::try_from(number).unwrap(),
                 item: barrier(number),
             });

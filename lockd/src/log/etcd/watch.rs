@@ -12,7 +12,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval, timeout};
 
 use super::{
     endpoints::{ATTEMPT, Pauses},
-    fault::{Fault, Refusal, classify},
+    fault::{EtcdRefusal, Fault, classify},
     history::Seen,
     opening::Stop,
     replica::Replica,
@@ -30,7 +30,7 @@ const SILENCE: Duration = Duration::from_millis(1500);
 const MAX_MESSAGE: usize = 64 * 1024 * 1024;
 
 /// A change of one key.
-pub(super) struct Change {
+pub(super) struct KeyChange {
     pub(super) revision: i64,
     pub(super) key: Vec<u8>,
     /// The new value; `None` where it was deleted.
@@ -40,7 +40,7 @@ pub(super) struct Change {
 /// What a watch has brought: changes in order, and up to which revision there are no others.
 #[derive(Default)]
 pub(super) struct Batch {
-    pub(super) changes: Vec<Change>,
+    pub(super) changes: Vec<KeyChange>,
     pub(super) reached: i64,
 }
 
@@ -49,11 +49,11 @@ pub(super) struct Watch {
     replica: Arc<Replica>,
     /// What was delivered last.
     at: i64,
-    link: Option<Link>,
+    link: Option<WatchLink>,
     pauses: Pauses,
 }
 
-struct Link {
+struct WatchLink {
     member: MemberId,
     sender: WatchRequestSender,
     stream: WatchResponseStream,
@@ -61,7 +61,7 @@ struct Link {
     /// The first question for progress that was not answered yet.
     asked: Option<Instant>,
     /// The changes of the newest revision in a message that goes on in the next.
-    held: Vec<Change>,
+    held: Vec<KeyChange>,
 }
 
 /// Why a link is given up.
@@ -73,7 +73,7 @@ enum Broken {
 impl From<Fault> for Broken {
     fn from(fault: Fault) -> Self {
         match fault {
-            Fault::Refused(Refusal::Compacted) => Self::Stop(Stop::Compacted),
+            Fault::Refused(EtcdRefusal::Compacted) => Self::Stop(Stop::Compacted),
             Fault::Refused(refusal) => Self::Link(LogError::from(refusal).to_string()),
             Fault::NotSent(why) | Fault::Unknown(why) => Self::Link(why),
         }
@@ -133,7 +133,8 @@ impl Watch {
         let (sender, stream) = opened?.split();
         let mut ticks = interval(PROGRESS);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        self.link = Some(Link { member, sender, stream, ticks, asked: None, held: Vec::new() });
+        self.link =
+            Some(WatchLink { member, sender, stream, ticks, asked: None, held: Vec::new() });
         Ok(())
     }
 
@@ -171,17 +172,17 @@ impl Watch {
     }
 }
 
-impl Link {
+impl WatchLink {
     /// The changes of whole revisions. The newest one of a message that goes on in another is held back
     /// until that has come: a link may break in between.
-    fn changes(&mut self, response: WatchResponse) -> Vec<Change> {
+    fn changes(&mut self, response: WatchResponse) -> Vec<KeyChange> {
         let goes_on = response.0.fragment;
         let mut changes = std::mem::take(&mut self.held);
         let deleted = EventType::Delete as i32;
         changes.extend(response.0.events.into_iter().filter_map(|event| {
             let (is_put, kv) = (event.r#type != deleted, event.kv?);
             let value = is_put.then_some(kv.value);
-            Some(Change { revision: kv.mod_revision, key: kv.key, value })
+            Some(KeyChange { revision: kv.mod_revision, key: kv.key, value })
         }));
         if goes_on && let Some(newest) = changes.last().map(|change| change.revision) {
             let whole = changes.partition_point(|change| change.revision < newest);

@@ -27,13 +27,13 @@ const BEFORE: [&str; 3] = ["lockd.redb", "lockd.seq", "lockd.reserve"];
 pub(super) struct Disk {
     path: PathBuf,
     folder: OwnedFd,
-    lock: Opened,
+    lock: LockedFile,
     /// Bound as long as this lives.
     #[cfg(target_os = "linux")]
     socket: OnceLock<std::os::unix::net::UnixDatagram>,
 }
 
-struct Opened(std::fs::File);
+struct LockedFile(std::fs::File);
 
 impl Disk {
     /// Takes possession of a folder, which is made if it is not there.
@@ -71,7 +71,7 @@ impl Disk {
         let mode = Mode::RUSR | Mode::WUSR;
         let flags = flags | OFlags::RDWR | OFlags::CLOEXEC;
         let file = rustix::fs::openat(&self.folder, name, flags, mode)?;
-        Ok(Arc::new(Opened(file.into())))
+        Ok(Arc::new(LockedFile(file.into())))
     }
 }
 
@@ -80,7 +80,7 @@ fn lock(
     folder: &Path,
     path: &Path,
     unusable: impl Fn(io::Error) -> LogError,
-) -> Result<Opened, LogError> {
+) -> Result<LockedFile, LogError> {
     let mut options = std::fs::OpenOptions::new();
     let file = options.read(true).write(true).create(true).truncate(false).open(path);
     let file = file.map_err(&unusable)?;
@@ -100,7 +100,7 @@ fn lock(
     let pid = format!("{:<15}\n", std::process::id());
     match file.write_all_at(pid.as_bytes(), 0) {
         Err(error) if !super::folder::is_full(&error) => Err(unusable(error)),
-        Ok(()) | Err(_) => Ok(Opened(file)),
+        Ok(()) | Err(_) => Ok(LockedFile(file)),
     }
 }
 
@@ -180,7 +180,7 @@ impl Folder for Disk {
     }
 }
 
-impl File for Opened {
+impl File for LockedFile {
     fn bytes(&self) -> io::Result<u64> {
         Ok(self.0.metadata()?.len())
     }

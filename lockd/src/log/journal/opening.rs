@@ -18,7 +18,7 @@ use super::{
     room::{self, RESERVE, SPARES, Space},
     segment::{self, Header},
     survey::{self, Link, Survey},
-    writer::{self, Open, Writer},
+    writer::{self, OpenSegment, Writer},
 };
 use crate::{
     log::LogError,
@@ -180,7 +180,7 @@ fn recycle(folder: &dyn Folder, space: &mut Space, number: u64) -> io::Result<()
 /// A segment that was begun.
 struct Begun {
     mark: Mark,
-    open: Open,
+    open: OpenSegment,
     link: Link,
 }
 
@@ -236,12 +236,12 @@ fn begin(
 
 /// Puts another header over that of a segment without records. A crash loop on a full disk takes no
 /// further segment this way (J14).
-fn reuse(folder: &dyn Folder, header: Header) -> io::Result<Open> {
+fn reuse(folder: &dyn Folder, header: Header) -> io::Result<OpenSegment> {
     let file = folder.open(&segment::name(header.number))?;
     file.write_at(&header.write(), 0)?;
     file.sync()?;
     folder.sync()?;
-    Ok(Open::new(file, header))
+    Ok(OpenSegment::new(file, header))
 }
 
 /// Makes a segment of a spare, and spares of segments that it takes the place of.
@@ -250,7 +250,7 @@ fn make(
     header: Header,
     found: &Survey,
     space: &mut Space,
-) -> io::Result<Open> {
+) -> io::Result<OpenSegment> {
     let is_usual = header.bytes == space.segment_bytes();
     let spare = match is_usual.then(|| space.take()).flatten() {
         Some(spare) => spare,

@@ -22,7 +22,7 @@ use crate::{
 /// What is still to be delivered.
 pub(super) struct Replay {
     folder: Arc<dyn Folder>,
-    stage: Stage,
+    stage: ReplayStage,
     floor: Option<Kept>,
     links: VecDeque<Link>,
     me: ReplicaId,
@@ -35,7 +35,7 @@ struct Reading {
     link: Link,
 }
 
-enum Stage {
+enum ReplayStage {
     Reset,
     Chunks(Chunks),
     Records(Option<Box<Reading>>),
@@ -44,7 +44,7 @@ enum Stage {
 
 impl Replay {
     pub(super) fn new(folder: Arc<dyn Folder>, floor: Option<Kept>, me: ReplicaId) -> Self {
-        Self { folder, stage: Stage::Reset, floor, links: VecDeque::new(), me }
+        Self { folder, stage: ReplayStage::Reset, floor, links: VecDeque::new(), me }
     }
 
     /// The segments to read, oldest first.
@@ -56,22 +56,22 @@ impl Replay {
     pub(super) fn next(&mut self) -> Result<Option<Event>, LogError> {
         loop {
             match &mut self.stage {
-                Stage::Reset => {
+                ReplayStage::Reset => {
                     self.stage = match self.floor {
-                        Some(kept) => Stage::Chunks(open(&*self.folder, &kept)?),
-                        None => Stage::Records(None),
+                        Some(kept) => ReplayStage::Chunks(open(&*self.folder, &kept)?),
+                        None => ReplayStage::Records(None),
                     };
                     return Ok(Some(Event::Reset));
                 }
-                Stage::Chunks(chunks) => {
+                ReplayStage::Chunks(chunks) => {
                     let floor = self.floor.map(|kept| kept.floor).unwrap_or_default();
                     if let Some(chunk) = next_chunk(&*self.folder, &floor, chunks)? {
                         return Ok(Some(Event::Chunk(chunk)));
                     }
-                    self.stage = Stage::Records(None);
+                    self.stage = ReplayStage::Records(None);
                     return Ok(Some(Event::Floor(floor)));
                 }
-                Stage::Records(reading) => {
+                ReplayStage::Records(reading) => {
                     let after = self.floor.map_or(Position(0), |kept| kept.floor.at);
                     if let Some(reading) = reading
                         && let Some(record) = next_record(&*self.folder, reading, after)?
@@ -79,14 +79,14 @@ impl Replay {
                         return Ok(Some(Event::Record(record)));
                     }
                     let Some(link) = self.links.pop_front() else {
-                        self.stage = Stage::Over;
+                        self.stage = ReplayStage::Over;
                         return Ok(Some(Event::Live(self.me)));
                     };
                     let contents = Contents::load(&*self.folder, link.header.number)?;
                     let cursor = contents.start();
                     *reading = Some(Box::new(Reading { contents, cursor, link }));
                 }
-                Stage::Over => return Ok(None),
+                ReplayStage::Over => return Ok(None),
             }
         }
     }

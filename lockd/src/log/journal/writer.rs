@@ -23,7 +23,7 @@ pub(super) const MAX_UNSYNCED: u64 = 1 << 16;
 const MAX_BUFFER: usize = 1024 * 1024;
 
 /// A segment that is open.
-pub(super) struct Open {
+pub(super) struct OpenSegment {
     pub(super) file: Arc<dyn File>,
     pub(super) header: Header,
     pub(super) seed: Seed,
@@ -43,7 +43,7 @@ impl SegmentId {
     }
 }
 
-impl Open {
+impl OpenSegment {
     /// A segment without records.
     pub(super) fn new(file: Arc<dyn File>, header: Header) -> Self {
         let (seed, checksum) = (Seed::of(header.id), header.checksum());
@@ -61,7 +61,7 @@ impl Open {
 pub(super) struct Writer {
     folder: Arc<dyn Folder>,
     mark: Mark,
-    open: Open,
+    open: OpenSegment,
     buffer: Vec<u8>,
     /// The place of the last operation that was appended.
     last: Position,
@@ -69,7 +69,12 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn new(folder: Arc<dyn Folder>, mark: Mark, open: Open, last: Position) -> Self {
+    pub(super) fn new(
+        folder: Arc<dyn Folder>,
+        mark: Mark,
+        open: OpenSegment,
+        last: Position,
+    ) -> Self {
         Self { folder, mark, open, buffer: Vec::new(), last, durable: last }
     }
 
@@ -218,7 +223,7 @@ pub(super) fn open(
     spare: &str,
     header: Header,
     carried: &[Carried],
-) -> io::Result<Open> {
+) -> io::Result<OpenSegment> {
     let seed = Seed::of(header.id);
     let (mut buffer, mut checksum) = (Vec::new(), header.checksum());
     for record in carried {
@@ -236,7 +241,7 @@ pub(super) fn open(
     }
     let file = segment::create(folder, spare, &header, &buffer)?;
     let (written, last) = (segment::START + bytes(buffer.len()), last(carried));
-    Ok(Open { file, header, seed, written, last: last.unwrap_or(header.before()), checksum })
+    Ok(OpenSegment { file, header, seed, written, last: last.unwrap_or(header.before()), checksum })
 }
 
 /// The last place in records that are carried over.
