@@ -40,13 +40,18 @@ pub struct Inside {
     guard: Guard,
 }
 
-impl Barrier {
-    pub(crate) fn new(client: Client, name: String, parties: u32) -> Self {
+impl Client {
+    /// A barrier by name, for this many parties, 1 to 100. The number is fixed by the first
+    /// one who comes.
+    pub fn barrier(&self, name: impl Into<String>, parties: u32) -> Barrier {
         let mode = Mode::Party(v1::Party { parties });
         // A wait that begins anew would be another party.
-        Self { entry: LockBuilder::new(client, vec![name], mode).fail_on_loss() }
+        let entry = LockBuilder::new(self.clone(), vec![name.into()], mode).fail_on_loss();
+        Barrier { entry }
     }
+}
 
+impl Barrier {
     /// Takes part by a lease of this length instead of the client's.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.entry = self.entry.ttl(ttl);

@@ -1,5 +1,7 @@
 //! The client: its configuration, its addresses, and its sessions.
 
+mod unary;
+
 use std::{
     collections::HashMap,
     fmt,
@@ -7,26 +9,17 @@ use std::{
     time::Duration,
 };
 
-use lockd_proto::{
-    DEFAULT_TTL, Namespace,
-    clock::Clock,
-    v1::{self, mode::Mode},
-};
+use lockd_proto::{DEFAULT_TTL, Namespace, clock::Clock, v1};
 
+use self::unary::Unary;
+pub(crate) use self::unary::{Metadata, Repeat};
 use crate::{
-    barrier::Barrier,
     context::Context,
-    election::Election,
     endpoints::{self, Dial, Endpoints},
     error::{Call, Error, ErrorKind, Fault},
-    lock::LockBuilder,
-    once::Once,
     propagation::Propagation,
-    semaphore::Semaphore,
     session::{Census, Command, SessionHandle, Shared},
     tasks::Tasks,
-    unary::Unary,
-    wait_group::WaitGroup,
 };
 
 /// The daemon's address when none is configured.
@@ -148,47 +141,6 @@ impl Client {
             clock: Clock::system(),
             dial: endpoints::network(),
         }
-    }
-
-    /// A lock by name, to be acquired.
-    pub fn lock(&self, name: impl Into<String>) -> LockBuilder {
-        let mode = Mode::Exclusive(v1::Exclusive {});
-        LockBuilder::new(self.clone(), vec![name.into()], mode)
-    }
-
-    /// Several locks as one, at most 32, to be acquired together: all of them or none. They
-    /// join their queues in one step, so those who acquire several locks this way can't
-    /// deadlock with one another, whatever the order of names.
-    pub fn lock_all<N: Into<String>>(&self, names: impl IntoIterator<Item = N>) -> LockBuilder {
-        let names = names.into_iter().map(Into::into).collect();
-        LockBuilder::new(self.clone(), names, Mode::Exclusive(v1::Exclusive {}))
-    }
-
-    /// A semaphore by name. Its capacity is fixed by the first who holds or waits for permits,
-    /// until no holder and no waiter is left; another capacity is an error.
-    pub fn semaphore(&self, name: impl Into<String>, capacity: u32) -> Semaphore {
-        Semaphore::new(self.clone(), name.into(), capacity)
-    }
-
-    /// An election by name.
-    pub fn election(&self, name: impl Into<String>) -> Election {
-        Election::new(self.clone(), name.into())
-    }
-
-    /// A wait group by name: shares of work, and those who wait until none is left.
-    pub fn wait_group(&self, name: impl Into<String>) -> WaitGroup {
-        WaitGroup::new(self.clone(), name.into())
-    }
-
-    /// A barrier by name, for this many parties, 1 to 100. The number is fixed by the first
-    /// one who comes.
-    pub fn barrier(&self, name: impl Into<String>, parties: u32) -> Barrier {
-        Barrier::new(self.clone(), name.into(), parties)
-    }
-
-    /// Something that is to succeed once across all clients, by name.
-    pub fn once(&self, name: impl Into<String>) -> Once {
-        Once::new(self.clone(), name.into())
     }
 
     /// The same client, whose calls that do not take a context (`get`, `list`, `watch` and so

@@ -4,6 +4,8 @@
 //! task stands behind a context: deadlines are read from the clock.
 
 mod current;
+mod reach;
+mod trace;
 
 use std::{
     any::Any,
@@ -20,10 +22,8 @@ use lockd_proto::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    guard::Guard,
     held::{Held, LossReason},
     propagation::Propagation,
-    trace,
 };
 
 /// How long a call may take, and what ends it early. Cheap to clone.
@@ -196,36 +196,6 @@ impl Context {
         (context.clone(), CancelHandle { context })
     }
 
-    /// A child that belongs to a trace. A W3C trace id (32 hexadecimal digits) also goes out
-    /// as `traceparent`; where the caller's span is known, say so by
-    /// [`with_trace_parent`](Self::with_trace_parent).
-    #[must_use]
-    pub fn with_trace_id(&self, trace_id: impl AsRef<str>) -> Self {
-        let mut node = self.child();
-        node.trace_id = Some(trace_id.as_ref().into());
-        node.trace_parent = None;
-        Self { node: Arc::new(node) }
-    }
-
-    /// A child whose calls are children of this span: it goes out as `traceparent`, and lockd
-    /// hangs its own spans below it.
-    ///
-    /// ```
-    /// use lockd_client::Context;
-    ///
-    /// let header = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
-    /// let ctx = Context::background().with_trace_parent(header.parse()?);
-    /// assert_eq!(ctx.trace_id(), Some("4bf92f3577b34da6a3ce929d0e0e4736"));
-    /// # Ok::<(), lockd_client::TraceParentError>(())
-    /// ```
-    #[must_use]
-    pub fn with_trace_parent(&self, parent: TraceParent) -> Self {
-        let mut node = self.child();
-        node.trace_id = Some(hex::encode(parent.trace_id()).into());
-        node.trace_parent = Some(parent);
-        Self { node: Arc::new(node) }
-    }
-
     /// A child that belongs to a request, whose id the HTTP layer reads and sends as
     /// `x-request-id`.
     #[must_use]
@@ -269,11 +239,9 @@ impl Context {
         self.ancestry().find_map(|node| node.value.as_ref()?.0.downcast_ref())
     }
 
-    /// A child that ends with [`Cause::LockLost`] when this lock is lost, and does not last
-    /// beyond its lease: for work under a lock that was acquired with another context.
-    #[must_use]
-    pub fn with_lock(&self, guard: &Guard) -> Self {
-        let node = Node { lock: Some(guard.shared_held()), ..self.child() };
+    /// A child that ends when what is held is lost.
+    pub(crate) fn while_held(&self, lock: Arc<Held>) -> Self {
+        let node = Node { lock: Some(lock), ..self.child() };
         Self { node: Arc::new(node) }
     }
 
@@ -300,20 +268,6 @@ impl Context {
         let own = deadline.map(|at| at.saturating_duration_since(self.node.clock.now()));
         let locks = self.ancestry().filter_map(|node| node.lock.as_ref()).map(|l| l.remaining());
         own.into_iter().chain(locks).min()
-    }
-
-    /// The trace id, if one was given to it or to a context above it.
-    #[must_use]
-    pub fn trace_id(&self) -> Option<&str> {
-        self.node.trace_id.as_deref()
-    }
-
-    /// The span that calls made in this context are children of: the given one or, if only a
-    /// W3C trace id was given, a span of that trace that is never reported.
-    #[must_use]
-    pub fn trace_parent(&self) -> Option<TraceParent> {
-        let unreported = || self.trace_id().and_then(trace::some_span);
-        self.node.trace_parent.or_else(unreported)
     }
 
     /// The request id, if one was given to it or to a context above it.

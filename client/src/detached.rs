@@ -11,11 +11,10 @@ use lockd_proto::{
 };
 
 use crate::{
-    client::Client,
+    client::{Client, Metadata, Repeat},
     error::{Call, Error, ErrorKind, Fault},
-    guard::Released,
-    queue::Place,
-    unary::{Metadata, Repeat},
+    held::Released,
+    place::Place,
 };
 
 /// A lock with a session of its own that belongs to no process. It is lost when it is not

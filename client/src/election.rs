@@ -15,8 +15,8 @@ use crate::{
     client::Client,
     context::Context,
     error::{Error, ErrorKind},
-    guard::{Guard, Released},
-    held::{LockState, LossReason},
+    guard::Guard,
+    held::{LockState, LossReason, Released},
     lock::LockBuilder,
     observe::{Seen, Watcher},
     queue::{EntryInfo, LockInfo},
@@ -81,11 +81,14 @@ pub struct Observation {
     last: Option<Observed>,
 }
 
-impl Election {
-    pub(crate) fn new(client: Client, name: String) -> Self {
-        Self { client, name, ttl: None }
+impl Client {
+    /// An election by name.
+    pub fn election(&self, name: impl Into<String>) -> Election {
+        Election { client: self.clone(), name: name.into(), ttl: None }
     }
+}
 
+impl Election {
     /// Leads by a lease of this length instead of the client's.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = Some(ttl);

@@ -11,7 +11,7 @@ use lockd_proto::FencingToken;
 #[allow(unused_imports, reason = "each layer is a feature of its own")]
 pub(crate) use timed::Timed;
 
-use crate::{held::LossReason, queue::Place};
+use crate::{held::LossReason, place::Place};
 
 /// What kind of failure an [`Error`] is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

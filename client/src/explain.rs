@@ -5,10 +5,9 @@ use std::time::Duration;
 use lockd_proto::v1::{self, lock_service_client::LockServiceClient};
 
 use crate::{
-    client::Client,
+    client::{Client, Metadata, Repeat},
     error::{Call, Error, Fault},
     queue::{EntryInfo, LockInfo},
-    unary::{Metadata, Repeat},
 };
 
 /// Why a lock is as it is. Made by [`Client::explain`].

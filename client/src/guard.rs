@@ -13,20 +13,9 @@ use crate::{
     client::Client,
     context::Context,
     error::{Call, Error, ErrorKind, Fault},
-    held::{Held, LockState, LossReason},
+    held::{Held, LockState, LossReason, Released},
     session::{Command, Granted, SessionHandle},
 };
-
-/// What a release found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Released {
-    /// The lock was held until now, and is released.
-    Released,
-    /// The lock had been lost before.
-    AlreadyLost,
-    /// No server confirmed the release: the lock is free at the latest when its lease runs out.
-    Unknown,
-}
 
 /// A lock that is held. Dropping it releases the lock in the background, without blocking;
 /// [`Client::shutdown`] waits for that.
@@ -268,11 +257,6 @@ impl Guard {
         self.parts.session.post(Command::Release(self.parts.id, reply));
     }
 
-    /// What contexts follow.
-    pub(crate) fn shared_held(&self) -> Arc<Held> {
-        Arc::clone(self.held())
-    }
-
     /// What it is made of.
     #[cfg(any(feature = "postgres", feature = "sqlx", feature = "redis"))]
     pub(crate) fn parts(&self) -> &Parts {
@@ -289,6 +273,16 @@ impl Guard {
 
     fn loss_error(&self, operation: &'static str, reason: LossReason) -> Error {
         self.call(operation).failed(Fault::lost(reason))
+    }
+}
+
+impl Context {
+    /// A child that ends with [`Cause::LockLost`](crate::Cause::LockLost) when this lock is lost,
+    /// and does not last beyond its lease: for work under a lock that was acquired with another
+    /// context.
+    #[must_use]
+    pub fn with_lock(&self, guard: &Guard) -> Self {
+        self.while_held(Arc::clone(guard.held()))
     }
 }
 

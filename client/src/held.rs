@@ -48,6 +48,17 @@ impl fmt::Display for LossReason {
     }
 }
 
+/// What a release found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Released {
+    /// The lock was held until now, and is released.
+    Released,
+    /// The lock had been lost before.
+    AlreadyLost,
+    /// No server confirmed the release: the lock is free at the latest when its lease runs out.
+    Unknown,
+}
+
 /// How a held lock stands. `Lost` is final.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum LockState {

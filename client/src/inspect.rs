@@ -13,11 +13,10 @@ use lockd_proto::{
 use tonic::Streaming;
 
 use crate::{
-    client::Client,
+    client::{Client, Metadata, Repeat},
     context::Context,
     error::{Call, Error, ErrorKind, Fault},
     queue::{EntryInfo, LockInfo},
-    unary::{Metadata, Repeat},
 };
 
 /// Locks a page when all of them are wanted: the server's most.

@@ -19,10 +19,9 @@ use lockd_proto::{
 use tokio::time::{Instant, sleep};
 
 use crate::{
-    client::Client,
+    client::{Client, Repeat},
     error::{Call, Error, ErrorKind},
     session::{Census, Phase},
-    unary::Repeat,
 };
 
 /// How long what is on its way out may take.

@@ -57,6 +57,7 @@ mod lease;
 mod lock;
 mod observe;
 mod once;
+mod place;
 #[cfg(any(feature = "postgres", feature = "sqlx"))]
 pub mod postgres;
 pub mod propagation;
@@ -69,7 +70,6 @@ mod semaphore;
 mod session;
 mod tasks;
 mod trace;
-mod unary;
 mod wait_group;
 
 pub use barrier::{Barrier, Inside};
@@ -80,8 +80,8 @@ pub use election::{Election, Leader, Leadership, Observation, Observed};
 pub use error::{Error, ErrorKind, Fenced};
 pub use explain::{BlockedWait, Deadlock, Explanation, Handoff, HandoffReason};
 pub use group::{Group, GroupError, Pipeline, Sender, Worker};
-pub use guard::{Guard, Released};
-pub use held::{LockState, LossReason};
+pub use guard::Guard;
+pub use held::{LockState, LossReason, Released};
 pub use inspect::{LockEvent, LockWatch, Page, ServerStatus};
 pub use lock::LockBuilder;
 pub use lockd_proto::{

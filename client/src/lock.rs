@@ -59,6 +59,22 @@ struct Limits {
     context_first: bool,
 }
 
+impl Client {
+    /// A lock by name, to be acquired.
+    pub fn lock(&self, name: impl Into<String>) -> LockBuilder {
+        let mode = Mode::Exclusive(v1::Exclusive {});
+        LockBuilder::new(self.clone(), vec![name.into()], mode)
+    }
+
+    /// Several locks as one, at most 32, to be acquired together: all of them or none. They
+    /// join their queues in one step, so those who acquire several locks this way can't
+    /// deadlock with one another, whatever the order of names.
+    pub fn lock_all<N: Into<String>>(&self, names: impl IntoIterator<Item = N>) -> LockBuilder {
+        let names = names.into_iter().map(Into::into).collect();
+        LockBuilder::new(self.clone(), names, Mode::Exclusive(v1::Exclusive {}))
+    }
+}
+
 impl LockBuilder {
     pub(crate) fn new(client: Client, names: Vec<String>, mode: Mode) -> Self {
         let ttl = client.default_ttl();

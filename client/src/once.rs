@@ -7,12 +7,12 @@ use lockd_proto::v1::{
 };
 
 use crate::{
-    client::Client,
+    client::{Client, Metadata, Repeat},
     context::Context,
     error::{Call, Error, ErrorKind},
-    guard::{Guard, Released},
+    guard::Guard,
+    held::Released,
     lock::LockBuilder,
-    unary::{Metadata, Repeat},
 };
 
 /// Something that is to succeed once, such as a migration. Made by [`Client::once`].
@@ -125,11 +125,14 @@ impl<E> From<Error> for OnceError<E> {
     }
 }
 
-impl Once {
-    pub(crate) fn new(client: Client, name: String) -> Self {
-        Self { client, name, ttl: None }
+impl Client {
+    /// Something that is to succeed once across all clients, by name.
+    pub fn once(&self, name: impl Into<String>) -> Once {
+        Once { client: self.clone(), name: name.into(), ttl: None }
     }
+}
 
+impl Once {
     /// Runs by a lease of this length instead of the client's.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = Some(ttl);

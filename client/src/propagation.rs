@@ -12,16 +12,14 @@ use std::{
     },
 };
 
-use crate::context::{Cause, Context};
-
 /// The variable that decides for the process.
 const VARIABLE: &str = "LOCKD_DEADLINE_PROPAGATION";
 
 /// Whether the ends of contexts reach the calls, servers and databases beyond this process.
 ///
 /// The process decides by `LOCKD_DEADLINE_PROPAGATION=off|observe|on`, and a context by
-/// [`Context::with_propagation`]. It concerns the layers only: waiting for a lock and
-/// [`Context::run`] always end with their context, and fencing is never switched off.
+/// [`Context::with_propagation`](crate::Context::with_propagation). It concerns the layers only: waiting for a lock and
+/// [`Context::run`](crate::Context::run) always end with their context, and fencing is never switched off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Propagation {
     /// Deadlines and cancellation stay in this process.
@@ -117,59 +115,27 @@ pub fn counts() -> Counts {
     }
 }
 
+/// A call was ended because its context had.
+#[allow(dead_code, reason = "each layer is a feature of its own")]
+pub(crate) fn call_ended() {
+    ENDED.fetch_add(1, Ordering::Relaxed);
+}
+
+/// A call went on though its context had ended.
+#[allow(dead_code, reason = "each layer is a feature of its own")]
+pub(crate) fn call_would_have_ended() {
+    WOULD_HAVE_ENDED.fetch_add(1, Ordering::Relaxed);
+}
+
 /// A request came with a deadline.
 #[cfg(any(feature = "grpc", feature = "http"))]
 pub(crate) fn deadline_received() {
     RECEIVED.fetch_add(1, Ordering::Relaxed);
 }
 
-#[allow(dead_code, reason = "each layer is a feature of its own")]
-impl Context {
-    /// Waits for the end of this context as far as it reaches beyond this process: for ever, if
-    /// propagation is not on. `layer` names who asks, such as `postgres`.
-    pub(crate) async fn reach(&self, layer: &'static str) -> Cause {
-        let propagation = self.propagation();
-        if propagation == Propagation::Off {
-            return std::future::pending().await;
-        }
-        let cause = self.cancelled().await;
-        if propagation == Propagation::On {
-            ENDED.fetch_add(1, Ordering::Relaxed);
-            return cause;
-        }
-        WOULD_HAVE_ENDED.fetch_add(1, Ordering::Relaxed);
-        tracing::info!(layer, %cause, trace_id = self.trace_id(), "a call goes on beyond its context");
-        std::future::pending().await
-    }
-
-    /// As [`run`](Self::run), for what reaches beyond this process.
-    pub(crate) async fn bound<T>(
-        &self,
-        layer: &'static str,
-        future: impl Future<Output = T>,
-    ) -> Result<T, Cause> {
-        tokio::select! {
-            biased;
-            cause = self.reach(layer) => Err(cause),
-            output = future => Ok(output),
-        }
-    }
-
-    /// The [remaining](Self::remaining) time to send beyond this process, if propagation is on.
-    pub(crate) fn budget(&self) -> Option<std::time::Duration> {
-        self.remaining().filter(|_| self.propagation() == Propagation::On)
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
-    use lockd_proto::clock::Clock;
-
     use super::*;
-
-    const SECOND: Duration = Duration::from_secs(1);
 
     #[test]
     fn words_are_read_as_they_are_written() {
@@ -181,35 +147,5 @@ mod tests {
             error.to_string(),
             "LOCKD_DEADLINE_PROPAGATION is \"yes\": set it to off, observe or on"
         );
-    }
-
-    /// What becomes of a call of two seconds in a context of one.
-    async fn late_call(propagation: Propagation) -> Result<&'static str, Cause> {
-        let ctx = Context::background_on(Clock::tokio()).with_propagation(propagation);
-        let call = async {
-            tokio::time::sleep(2 * SECOND).await;
-            "done"
-        };
-        ctx.with_timeout(SECOND).bound("test", call).await
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn only_on_ends_a_call_and_only_observe_counts_that_it_would_have() {
-        let before = counts();
-        assert_eq!(late_call(Propagation::On).await, Err(Cause::DeadlineExceeded));
-        assert!(counts().ended > before.ended);
-        assert_eq!(late_call(Propagation::Off).await, Ok("done"));
-        let before = counts();
-        assert_eq!(late_call(Propagation::Observe).await, Ok("done"));
-        assert!(counts().would_have_ended > before.would_have_ended);
-    }
-
-    #[test]
-    fn only_on_tells_what_is_left() {
-        let ctx = Context::background().with_timeout(SECOND);
-        assert!(ctx.with_propagation(Propagation::On).budget() <= Some(SECOND));
-        for quiet in [Propagation::Off, Propagation::Observe] {
-            assert_eq!(ctx.with_propagation(quiet).budget(), None);
-        }
     }
 }

@@ -21,11 +21,15 @@ pub struct Semaphore {
     capacity: u32,
 }
 
-impl Semaphore {
-    pub(crate) fn new(client: Client, name: String, capacity: u32) -> Self {
-        Self { client, name, capacity }
+impl Client {
+    /// A semaphore by name. Its capacity is fixed by the first who holds or waits for permits,
+    /// until no holder and no waiter is left; another capacity is an error.
+    pub fn semaphore(&self, name: impl Into<String>, capacity: u32) -> Semaphore {
+        Semaphore { client: self.clone(), name: name.into(), capacity }
     }
+}
 
+impl Semaphore {
     /// Some of its permits, to be acquired together. A large request at the head of the queue
     /// is not overtaken by smaller ones.
     pub fn permits(&self, count: u32) -> LockBuilder {

@@ -31,8 +31,11 @@ use tokio::sync::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    endpoints::Endpoints, error::Fault, guard::Released, held::Held, held::LossReason,
-    queue::Place, tasks::Tasks,
+    endpoints::Endpoints,
+    error::Fault,
+    held::{Held, LossReason, Released},
+    place::Place,
+    tasks::Tasks,
 };
 
 /// Commands that wait for the session's task.

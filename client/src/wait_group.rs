@@ -11,7 +11,8 @@ use crate::{
     client::Client,
     context::Context,
     error::{Call, Error, ErrorKind, Fault},
-    guard::{Guard, Released},
+    guard::Guard,
+    held::Released,
     lock::LockBuilder,
     observe::{Seen, Watcher},
     queue::LockInfo,
@@ -46,11 +47,19 @@ pub struct Share {
     guard: Guard,
 }
 
-impl WaitGroup {
-    pub(crate) fn new(client: Client, name: String) -> Self {
-        Self { client, name, on_loss: ShareLoss::Release, ttl: None }
+impl Client {
+    /// A wait group by name: shares of work, and those who wait until none is left.
+    pub fn wait_group(&self, name: impl Into<String>) -> WaitGroup {
+        WaitGroup {
+            client: self.clone(),
+            name: name.into(),
+            on_loss: ShareLoss::Release,
+            ttl: None,
+        }
     }
+}
 
+impl WaitGroup {
     /// Fails the group when a worker dies or drops its share before it is done, instead of
     /// giving the share back. The first share fixes which; another choice is then an error.
     /// The group stays failed until the lost share is [removed](Client::force_release).

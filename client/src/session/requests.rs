@@ -34,10 +34,9 @@ use super::{
 };
 use crate::{
     error::{ErrorKind, Fault},
-    guard::Released,
-    held::{Held, LossReason},
+    held::{Held, LossReason, Released},
     lease::Standing,
-    queue::Place,
+    place::Place,
 };
 
 /// The most requests of one session, held locks included; the server's limit too.

@@ -9,7 +9,11 @@ use lockd_proto::{
 };
 
 use super::{Denied, Doubt, Phase, Request, Requests, Sent, answer, deny};
-use crate::{error::Fault, guard::Released, held::LossReason, session::OnLoss};
+use crate::{
+    error::Fault,
+    held::{LossReason, Released},
+    session::OnLoss,
+};
 
 impl Requests {
     /// The stream is down. A release that was on its way may have arrived.

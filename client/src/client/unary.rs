@@ -13,8 +13,8 @@ use lockd_proto::{
 use tonic::{Request, Response, Status};
 use tower_layer::Layer as _;
 
+use super::Client;
 use crate::{
-    client::Client,
     context::{Cause, Context},
     error::{Call, Error, ErrorKind, Fault, Spent, is_answer},
     grpc::{DeadlineLayer, DeadlineService},
