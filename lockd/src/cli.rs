@@ -33,7 +33,7 @@ use std::{ffi::OsString, num::NonZeroUsize, process::ExitCode};
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 pub use exit::Exit;
 
-use self::{connect::Target, exit::Failure, output::Format};
+use self::{connect::Target, exit::CommandError, output::Format};
 
 /// Distributed locks that expire with their holder, in FIFO order, with fencing tokens.
 #[derive(Debug, Parser)]
@@ -66,11 +66,11 @@ enum Command {
     /// Meet other parties, and leave with them
     Barrier(Box<barrier::Args>),
     /// Acquire a lock that stays when lockd exits
-    Acquire(detached::Acquire),
+    Acquire(detached::AcquireArgs),
     /// Renew a lock that `acquire` has acquired
-    Renew(detached::Handle),
+    Renew(detached::HandleArgs),
     /// Release a lock that `acquire` has acquired
-    Release(detached::Handle),
+    Release(detached::HandleArgs),
     /// List the locks that are held
     Ls(ls::Args),
     /// Show one lock: its holder, and who waits
@@ -152,14 +152,14 @@ fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
     builder.enable_all().build()
 }
 
-fn run(command: Command, globals: &Globals) -> Result<Exit, Failure> {
+fn run(command: Command, globals: &Globals) -> Result<Exit, CommandError> {
     if let Command::Completion(args) = &command {
         return completion::run(args, &mut parser());
     }
     if let Command::Man(args) = &command {
         return man::run(args, parser());
     }
-    let runtime = runtime().map_err(Failure::internal)?;
+    let runtime = runtime().map_err(CommandError::internal)?;
     let exit = runtime.block_on(async {
         match command {
             Command::Lock(args) => lock::run(*args, globals).await,

@@ -217,7 +217,7 @@ pub enum ConfigError {
 
 /// A value and where it comes from.
 #[derive(Debug)]
-pub struct Explained {
+pub struct SourcedValue {
     /// Its key, as in the file.
     pub key: String,
     /// The value; `***` for a secret.
@@ -278,12 +278,12 @@ impl Settings {
     ///
     /// # Errors
     /// As [`Settings::load`].
-    pub fn explain(flags: &Flags) -> Result<Vec<Explained>, ConfigError> {
+    pub fn explain(flags: &Flags) -> Result<Vec<SourcedValue>, ConfigError> {
         let settings = Self::load(flags)?;
         let layers = layers(flags)?;
         let shown = serde_json::to_value(&settings).map_err(|error| invalid(error.to_string()))?;
         let serde_json::Value::Object(shown) = shown else { return Ok(vec![]) };
-        let explained = shown.into_iter().map(|(key, value)| Explained {
+        let explained = shown.into_iter().map(|(key, value)| SourcedValue {
             source: source(&layers, &key),
             value: show(&value),
             key,

@@ -7,9 +7,13 @@ pub mod cli;
 #[cfg(feature = "cli")]
 pub mod config;
 pub mod core;
+#[cfg(feature = "cli")]
+mod duration;
 pub mod log;
 pub mod record;
 pub mod serve;
 pub mod server;
+#[cfg(feature = "cli")]
+mod sidecar;
 pub mod state;
 pub mod telemetry;

@@ -13,7 +13,7 @@ mod position;
 pub use codec::{LEVEL, Record, RecordError};
 pub use floor::Floor;
 pub use lock_id::{LockId, prefix_path};
-pub use mode::{Kind, Mode, OnLoss};
+pub use mode::{Mode, OnLoss, QueueKind};
 pub use operation::{
     Attach, Blocked, Change, Client, Enqueue, Info, Open, Operation, Release, Wait, WaitEnd,
 };

@@ -4,7 +4,6 @@ use std::{net::SocketAddr, time::Duration};
 
 use lockd_proto::clock::Clock;
 use tokio::{net::TcpListener, sync::oneshot};
-use tokio_util::sync::CancellationToken;
 
 use crate::{
     core::{Core, Limits, Parts},
@@ -13,12 +12,12 @@ use crate::{
         self, Served, debug,
         health::{self, Health},
     },
-    telemetry::{logs::Logs, metrics::Exporter, tasks::Tasks, traces::Traces},
+    telemetry::{logs::Logs, metrics::Exporter, tasks::Lifecycle, traces::Traces},
 };
 
 /// Where a replica listens, as what, and how it stops.
 #[derive(Debug)]
-pub struct Replica {
+pub struct ServeOptions {
     /// Its name, shown to clients and operators.
     pub name: String,
     /// Where gRPC is served.
@@ -57,25 +56,13 @@ pub enum ServeError {
     Reflection(#[source] tonic_reflection::server::Error),
 }
 
-/// How a replica comes to its end.
-#[derive(Debug, Clone, Default)]
-pub struct Lifecycle {
-    /// Cancelled by the code that runs the replica, to shut it down.
-    pub stop: CancellationToken,
-    /// Cancelled when the drain is over: by the replica in its time, or earlier by the code that
-    /// runs it.
-    pub end: CancellationToken,
-    /// Everything that is running, the store's own tasks included.
-    pub tasks: Tasks,
-}
-
 /// Serves from a log until it is to stop, then has every stream go elsewhere and gives what is in
 /// flight the time to finish. `on_ready` hears the addresses of gRPC and HTTP.
 ///
 /// # Errors
 /// [`ServeError`] when the log or a server fails.
 pub async fn run<L: Log>(
-    replica: Replica,
+    replica: ServeOptions,
     log: L,
     life: Lifecycle,
     on_ready: impl FnOnce(SocketAddr, SocketAddr),

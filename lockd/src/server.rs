@@ -27,7 +27,7 @@ use tonic::transport::{Server, server::TcpIncoming};
 use tonic_health::pb::health_server::{Health, HealthServer};
 
 use measure::Measure;
-use unread::Unread;
+use unread::UnreadBytes;
 
 use crate::{core::Handle, serve::ServeError, telemetry::tasks::Tasks};
 
@@ -88,7 +88,7 @@ pub async fn serve<H: Health>(
         .layer(Measure)
         // Deadlines of callers are kept, and answered as such.
         .layer(ContextLayer::new())
-        .layer(Unread::default())
+        .layer(UnreadBytes::default())
         .http2_keepalive_interval(Some(PING_INTERVAL))
         .http2_keepalive_timeout(Some(PING_TIMEOUT))
         .max_concurrent_streams(MAX_STREAMS)

@@ -43,7 +43,7 @@ pub use look::{Counts, Page, QueuePage};
 use queue::{Queue, Seated};
 pub use session::{Ending, Session};
 use turn::{Buffers, Turn};
-pub use waits::{Blockers, Owner, Wait};
+pub use waits::{Blockers, Owner, WaitNode};
 
 use crate::record::{LockId, Mode, Operation, Position, ReplicaId};
 

@@ -5,7 +5,7 @@ use lockd_client::{Client, Context};
 
 use super::{
     Exit, Globals,
-    exit::Failure,
+    exit::CommandError,
     run::{self, Held, Needs},
 };
 
@@ -32,11 +32,11 @@ pub(super) struct Args {
     run: run::CommandArgs,
 }
 
-pub(super) async fn run(args: Args, globals: &Globals) -> Result<Exit, Failure> {
+pub(super) async fn run(args: Args, globals: &Globals) -> Result<Exit, CommandError> {
     let enter = async |client: &Client| {
         let barrier = client.barrier(&args.name, args.parties).ttl(args.run.ttl);
         let inside = barrier.enter(&Context::background()).await;
-        inside.map(|inside| Some(Held::Party(inside))).map_err(Failure::from)
+        inside.map(|inside| Some(Held::Party(inside))).map_err(CommandError::from)
     };
     let names = std::slice::from_ref(&args.name);
     run::run(&args.run, names, Needs::Nothing, globals, enter).await

@@ -14,7 +14,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep_until};
 use uuid::Uuid;
 
 use self::{recorder::Recorder, report::Report};
-use super::{Exit, Globals, exit::Failure, output};
+use super::{Exit, Globals, exit::CommandError, output};
 
 /// What is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -128,7 +128,7 @@ impl Bench {
     }
 }
 
-pub(super) async fn run(args: Args, globals: &Globals) -> Result<Exit, Failure> {
+pub(super) async fn run(args: Args, globals: &Globals) -> Result<Exit, CommandError> {
     let workers = args.workers.map_or(args.work.workers(), NonZeroUsize::get);
     let conns = if args.work == Work::Sessions { workers } else { args.conns.get() };
     let (ctx, cancel) = Context::background().with_cancel();
@@ -137,7 +137,7 @@ pub(super) async fn run(args: Args, globals: &Globals) -> Result<Exit, Failure> 
         workers,
         rate: args.rate,
         prefix: format!("bench/{}/", Uuid::new_v4().simple()).into(),
-        recorder: Arc::new(Recorder::new(workers).map_err(Failure::internal)?),
+        recorder: Arc::new(Recorder::new(workers).map_err(CommandError::internal)?),
         ctx,
     };
     let measured = measured(&args, &bench, &cancel).await;
@@ -149,7 +149,11 @@ pub(super) async fn run(args: Args, globals: &Globals) -> Result<Exit, Failure> 
 }
 
 /// Runs the workers; how long they were measured.
-async fn measured(args: &Args, bench: &Bench, cancel: &CancelHandle) -> Result<Duration, Failure> {
+async fn measured(
+    args: &Args,
+    bench: &Bench,
+    cancel: &CancelHandle,
+) -> Result<Duration, CommandError> {
     let mut group = Group::new(&Context::background());
     match args.work {
         Work::Uncontended => pairs::spawn(&mut group, bench, bench.workers).await,
@@ -166,14 +170,14 @@ async fn measured(args: &Args, bench: &Bench, cancel: &CancelHandle) -> Result<D
     match (group.wait().await, took) {
         (Ok(()), Some(took)) => Ok(took),
         (Err(GroupError::Failed(Spoilt::Error(error))), _) => Err(error.into()),
-        (Err(error), _) => Err(Failure::internal(error)),
-        (Ok(()), None) => Err(Failure::internal("the workers have ended before their time")),
+        (Err(error), _) => Err(CommandError::internal(error)),
+        (Ok(()), None) => Err(CommandError::internal("the workers have ended before their time")),
     }
 }
 
 /// Waits until all are at it, and then for as long as is measured, or until ^C.
 async fn measure(args: &Args, bench: &Bench) -> Duration {
-    let progress = output::Progress::new();
+    let progress = output::ProgressLine::new();
     let mut ticks = interval(Duration::from_secs(1));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut ready = std::pin::pin!(bench.recorder.ready());

@@ -3,7 +3,7 @@
 use clap::Args as ClapArgs;
 use clap_complete::Shell;
 
-use super::{Exit, exit::Failure, output};
+use super::{Exit, exit::CommandError, output};
 
 /// The flags of `lockd completion`.
 #[derive(Debug, ClapArgs)]
@@ -13,7 +13,7 @@ pub(super) struct Args {
     shell: Shell,
 }
 
-pub(super) fn run(args: &Args, command: &mut clap::Command) -> Result<Exit, Failure> {
+pub(super) fn run(args: &Args, command: &mut clap::Command) -> Result<Exit, CommandError> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, command, "lockd", &mut script);
     output::print(&String::from_utf8_lossy(&script))?;

@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::{
     Exit, Globals,
-    exit::Failure,
+    exit::CommandError,
     output::{self, Format},
     serve,
 };
@@ -19,7 +19,7 @@ pub(super) struct Args {
     flags: Flags,
 }
 
-pub(super) fn run(args: &Args, globals: &Globals) -> Result<Exit, Failure> {
+pub(super) fn run(args: &Args, globals: &Globals) -> Result<Exit, CommandError> {
     serve::check_propagation()?;
     let values = Settings::explain(&args.flags)?;
     match Format::or_default(globals.output, Format::Table) {

@@ -3,7 +3,7 @@
 use clap::Args;
 use lockd_client::Client;
 
-use super::exit::{Exit, Failure};
+use super::exit::{CommandError, Exit};
 
 /// Where the daemon is, and which namespace is meant.
 #[derive(Debug, Args)]
@@ -26,20 +26,20 @@ impl Target {
     }
 
     /// A client of that daemon.
-    pub(super) async fn connect(&self) -> Result<Client, Failure> {
+    pub(super) async fn connect(&self) -> Result<Client, CommandError> {
         self.connect_as("lockd".to_owned()).await
     }
 
     /// A client of that daemon, by the name that others are to see.
-    pub(super) async fn connect_as(&self, name: String) -> Result<Client, Failure> {
+    pub(super) async fn connect_as(&self, name: String) -> Result<Client, CommandError> {
         let client = Client::builder().addrs(&self.addr).namespace(&self.namespace).name(name);
         client.connect().await.map_err(|error| {
-            let failure = Failure::from(error);
+            let failure = CommandError::from(error);
             if failure.exit != Exit::Unavailable {
                 return failure;
             }
             let hint = "is a daemon running? start one with `lockd serve`, or name it with --addr";
-            Failure::new(failure.exit, format!("{failure}; {hint}"))
+            CommandError::new(failure.exit, format!("{failure}; {hint}"))
         })
     }
 }

@@ -10,10 +10,11 @@ use serde_json::json;
 
 use super::{
     Exit, Globals,
-    exit::Failure,
+    exit::CommandError,
     output::{self, Format},
     run,
 };
+use crate::duration;
 
 /// The flags of `lockd acquire`.
 #[derive(Debug, ClapArgs)]
@@ -25,17 +26,17 @@ Examples:
   lockd acquire deploy --ttl 30s -o json > deploy.lock
   lockd renew deploy.lock
   lockd release deploy.lock")]
-pub(super) struct Acquire {
+pub(super) struct AcquireArgs {
     /// The lock's name
     #[arg(value_name = "NAME")]
     name: String,
 
     /// How long it is held unless it is renewed
-    #[arg(long, value_name = "DURATION", value_parser = run::duration)]
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
     ttl: Duration,
 
     /// Wait at most this long [default: not at all]
-    #[arg(short, long, value_name = "DURATION", value_parser = run::duration)]
+    #[arg(short, long, value_name = "DURATION", value_parser = duration::parse)]
     #[arg(default_value = "0s")]
     wait: Duration,
 }
@@ -44,7 +45,7 @@ pub(super) struct Acquire {
 #[derive(Debug, ClapArgs)]
 #[command(after_help = "\
 Exits with 79 if the lock was lost before.")]
-pub(super) struct Handle {
+pub(super) struct HandleArgs {
     /// What `lockd acquire -o json` has printed; - for stdin
     #[arg(value_name = "FILE")]
     file: PathBuf,
@@ -74,7 +75,7 @@ impl TryFrom<String> for FencingTokenText {
     }
 }
 
-pub(super) async fn acquire(args: Acquire, globals: &Globals) -> Result<Exit, Failure> {
+pub(super) async fn acquire(args: AcquireArgs, globals: &Globals) -> Result<Exit, CommandError> {
     let client = globals.target.connect().await?;
     let acquired = client.acquire_detached(&args.name, args.ttl, args.wait).await;
     let lock = acquired.map_err(|error| run::not_acquired(error, Exit::Busy))?;
@@ -95,13 +96,13 @@ pub(super) async fn acquire(args: Acquire, globals: &Globals) -> Result<Exit, Fa
         Format::Table | Format::Wide | Format::Name => {
             client.release_detached(&lock).await?;
             let text = "an acquired lock is printed as JSON: give -o json, and keep it";
-            return Err(Failure::new(Exit::Usage, text));
+            return Err(CommandError::new(Exit::Usage, text));
         }
     }
     Ok(Exit::Success)
 }
 
-pub(super) async fn renew(args: Handle, globals: &Globals) -> Result<Exit, Failure> {
+pub(super) async fn renew(args: HandleArgs, globals: &Globals) -> Result<Exit, CommandError> {
     let (client, lock) = find(&args, globals).await?;
     match client.renew_detached(&lock).await {
         Ok(ttl) => {
@@ -119,7 +120,7 @@ pub(super) async fn renew(args: Handle, globals: &Globals) -> Result<Exit, Failu
     }
 }
 
-pub(super) async fn release(args: Handle, globals: &Globals) -> Result<Exit, Failure> {
+pub(super) async fn release(args: HandleArgs, globals: &Globals) -> Result<Exit, CommandError> {
     let (client, lock) = find(&args, globals).await?;
     match client.release_detached(&lock).await {
         Ok(Released::Released) => Ok(Exit::Success),
@@ -131,7 +132,7 @@ pub(super) async fn release(args: Handle, globals: &Globals) -> Result<Exit, Fai
     }
 }
 
-fn lost(lock: &DetachedLock, error: lockd_client::Error) -> Result<Exit, Failure> {
+fn lost(lock: &DetachedLock, error: lockd_client::Error) -> Result<Exit, CommandError> {
     if error.kind() == lockd_client::ErrorKind::NotFound {
         output::message(&format!("{:?} was lost: its lease ran out", lock.name));
         return Ok(Exit::Lost);
@@ -139,10 +140,13 @@ fn lost(lock: &DetachedLock, error: lockd_client::Error) -> Result<Exit, Failure
     Err(error.into())
 }
 
-async fn find(args: &Handle, globals: &Globals) -> Result<(Client, DetachedLock), Failure> {
+async fn find(
+    args: &HandleArgs,
+    globals: &Globals,
+) -> Result<(Client, DetachedLock), CommandError> {
     let wrong = |error: String| {
         let text = format!("{} is not what `lockd acquire` printed: {error}", args.file.display());
-        Failure::new(Exit::Usage, text)
+        CommandError::new(Exit::Usage, text)
     };
     let document: Document = serde_json::from_str(&read(args).map_err(wrong)?)
         .map_err(|error| wrong(error.to_string()))?;
@@ -152,7 +156,7 @@ async fn find(args: &Handle, globals: &Globals) -> Result<(Client, DetachedLock)
     Ok((target.connect().await?, lock))
 }
 
-fn read(args: &Handle) -> Result<String, String> {
+fn read(args: &HandleArgs) -> Result<String, String> {
     let mut text = String::new();
     let read = match args.file.to_str() {
         Some("-") => std::io::stdin().read_to_string(&mut text).map(drop),

@@ -7,15 +7,14 @@ use lockd_proto::clock::Clock;
 
 use super::{
     Exit,
-    exit::Failure,
+    exit::CommandError,
     output,
     serve::{self, Daemon},
 };
 use crate::{
     config::{Flags, Settings},
     log::journal::Journal,
-    serve::Lifecycle,
-    telemetry::logs::Logs,
+    telemetry::{logs::Logs, tasks::Lifecycle},
 };
 
 /// The flags of `lockd dev`.
@@ -30,7 +29,7 @@ pub(super) struct Args {
     http_listen: Option<SocketAddr>,
 }
 
-pub(super) async fn run(args: &Args) -> Result<Exit, Failure> {
+pub(super) async fn run(args: &Args) -> Result<Exit, CommandError> {
     let flags = Flags { listen: args.listen, http_listen: args.http_listen, ..Flags::default() };
     serve::check_propagation()?;
     let settings = Settings::load(&flags)?;

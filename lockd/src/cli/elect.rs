@@ -5,7 +5,7 @@ use lockd_client::{Client, Context};
 
 use super::{
     Exit, Globals,
-    exit::Failure,
+    exit::CommandError,
     run::{self, Held, Needs},
 };
 
@@ -32,13 +32,13 @@ pub(super) struct Args {
     run: run::CommandArgs,
 }
 
-pub(super) async fn run(args: Args, globals: &Globals) -> Result<Exit, Failure> {
+pub(super) async fn run(args: Args, globals: &Globals) -> Result<Exit, CommandError> {
     let host = || rustix::system::uname().nodename().to_string_lossy().into_owned();
     let value = args.value.unwrap_or_else(host);
     let campaign = async |client: &Client| {
         let candidate = client.lock(&args.name).ttl(args.run.ttl).value(value);
         let elected = candidate.acquire(&Context::background()).await;
-        elected.map(|guard| Some(Held::Lock(guard))).map_err(Failure::from)
+        elected.map(|guard| Some(Held::Lock(guard))).map_err(CommandError::from)
     };
     let names = std::slice::from_ref(&args.name);
     run::run(&args.run, names, Needs::ACommand, globals, campaign).await

@@ -83,12 +83,12 @@ impl From<Exit> for ExitCode {
 
 /// Why a command failed: how to exit, and what to say.
 #[derive(Debug)]
-pub(super) struct Failure {
+pub(super) struct CommandError {
     pub(super) exit: Exit,
     text: String,
 }
 
-impl Failure {
+impl CommandError {
     pub(super) fn new(exit: Exit, text: impl Into<String>) -> Self {
         Self { exit, text: text.into() }
     }
@@ -110,13 +110,13 @@ impl Failure {
     }
 }
 
-impl fmt::Display for Failure {
+impl fmt::Display for CommandError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
     }
 }
 
-impl From<Error> for Failure {
+impl From<Error> for CommandError {
     fn from(error: Error) -> Self {
         Self::new(exit_for(error.kind()), error.to_string())
     }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{
     Exit, Globals,
-    exit::Failure,
+    exit::CommandError,
     output::{self, Format},
     render,
 };
@@ -20,7 +20,7 @@ pub(super) struct Args {
     name: String,
 }
 
-pub(super) async fn run(args: Args, globals: &Globals) -> Result<Exit, Failure> {
+pub(super) async fn run(args: Args, globals: &Globals) -> Result<Exit, CommandError> {
     let explained = globals.target.connect().await?.explain(&args.name).await?;
     match Format::or_default(globals.output, Format::Json) {
         Format::Table | Format::Wide => output::print(&describe(&args.name, &explained))?,

@@ -6,7 +6,7 @@ use clap::{Args as ClapArgs, Subcommand};
 use lockd_client::postgres::FENCE_TABLE;
 use sqlx::{Connection as _, Executor as _, PgConnection, postgres::PgConnectOptions};
 
-use super::{Exit, exit::Failure, output};
+use super::{Exit, exit::CommandError, output};
 
 /// How long the database may take in all.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -15,11 +15,11 @@ const LIMIT: Duration = Duration::from_secs(30);
 #[derive(Debug, ClapArgs)]
 pub(super) struct Args {
     #[command(subcommand)]
-    command: Command,
+    command: FenceCommand,
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
+enum FenceCommand {
     /// Make the fence table in a database, unless it is there
     Init(Init),
 }
@@ -43,8 +43,8 @@ struct Init {
     print: bool,
 }
 
-pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
-    let Command::Init(Init { postgres, print }) = args.command;
+pub(super) async fn run(args: Args) -> Result<Exit, CommandError> {
+    let FenceCommand::Init(Init { postgres, print }) = args.command;
     match postgres.filter(|_| !print) {
         Some(url) => init(&url).await?,
         None => output::print(FENCE_TABLE.trim_end())?,
@@ -52,18 +52,21 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
     Ok(Exit::Success)
 }
 
-async fn init(url: &str) -> Result<(), Failure> {
+async fn init(url: &str) -> Result<(), CommandError> {
     let options = PgConnectOptions::from_str(url)
         // The URL may have a password, so it is not repeated.
-        .map_err(|error| Failure::new(Exit::Usage, format!("--postgres: {error}")))?;
+        .map_err(|error| CommandError::new(Exit::Usage, format!("--postgres: {error}")))?;
     let database = options.get_database().unwrap_or(options.get_username()).to_owned();
     let host = options.get_host().to_owned();
     let made = tokio::time::timeout(LIMIT, make(&options)).await;
     let made = made.map_err(|_| {
-        Failure::new(Exit::Unavailable, format!("{host} has not answered within {LIMIT:?}"))
+        CommandError::new(Exit::Unavailable, format!("{host} has not answered within {LIMIT:?}"))
     })?;
     made.map_err(|error| {
-        Failure::new(exit_for(&error), format!("make lockd_fence in {database} at {host}: {error}"))
+        CommandError::new(
+            exit_for(&error),
+            format!("make lockd_fence in {database} at {host}: {error}"),
+        )
     })?;
     output::message(&format!("the table lockd_fence is in {database} at {host}"));
     Ok(())

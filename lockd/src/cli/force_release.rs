@@ -5,7 +5,7 @@ use lockd_proto::FencingToken;
 
 use super::{
     Exit, Globals,
-    exit::Failure,
+    exit::CommandError,
     output::{self, Format},
     render,
 };
@@ -33,7 +33,7 @@ pub(super) struct Args {
     reason: String,
 }
 
-pub(super) async fn run(args: Args, globals: &Globals) -> Result<Exit, Failure> {
+pub(super) async fn run(args: Args, globals: &Globals) -> Result<Exit, CommandError> {
     let client = globals.target.connect().await?;
     let removed = client.force_release(&args.name, args.token, args.reason).await?;
     match Format::or_default(globals.output, Format::Json) {

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::{
     Exit, Globals,
-    exit::Failure,
+    exit::CommandError,
     output::{self, Format},
     render,
 };
@@ -20,7 +20,7 @@ pub(super) struct Args {
     name: String,
 }
 
-pub(super) async fn run(args: Args, globals: &Globals) -> Result<Exit, Failure> {
+pub(super) async fn run(args: Args, globals: &Globals) -> Result<Exit, CommandError> {
     let found = globals.target.connect().await?.get(&args.name).await?;
     let format = Format::or_default(globals.output, Format::Json);
     match (&found, format) {

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{
     Exit, Globals,
-    exit::Failure,
+    exit::CommandError,
     output::{self, Format},
 };
 
@@ -28,7 +28,7 @@ pub(super) struct Args {
     is_me: bool,
 }
 
-pub(super) async fn run(args: Args, globals: &Globals) -> Result<Exit, Failure> {
+pub(super) async fn run(args: Args, globals: &Globals) -> Result<Exit, CommandError> {
     let client = globals.target.connect().await?;
     let leader = client.election(&args.name).leader().await?;
     if args.is_me {

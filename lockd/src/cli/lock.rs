@@ -7,9 +7,10 @@ use lockd_client::{Client, Context, LockBuilder};
 
 use super::{
     Exit, Globals,
-    exit::Failure,
+    exit::CommandError,
     run::{self, Held, Needs},
 };
+use crate::duration;
 
 /// The flags of `lockd lock`.
 #[derive(Debug, ClapArgs)]
@@ -45,7 +46,7 @@ pub(super) struct Args {
     nonblock: bool,
 
     /// Wait at most this long
-    #[arg(short, long, value_name = "DURATION", value_parser = run::duration)]
+    #[arg(short, long, value_name = "DURATION", value_parser = duration::parse)]
     wait: Option<Duration>,
 
     /// The exit code when the lock is busy or the wait expired
@@ -57,7 +58,7 @@ pub(super) struct Args {
     owner: Option<String>,
 
     /// How long no other session gets the lock after a loss
-    #[arg(long, value_name = "DURATION", value_parser = run::duration)]
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
     lock_delay: Option<Duration>,
 
     /// Shown to others beside the lock; may be given several times
@@ -75,16 +76,16 @@ fn permits(text: &str) -> Result<(u32, u32), String> {
     Ok((number(count)?, number(capacity)?))
 }
 
-pub(super) async fn run(args: Args, globals: &Globals) -> Result<Exit, Failure> {
+pub(super) async fn run(args: Args, globals: &Globals) -> Result<Exit, CommandError> {
     if args.permits.is_some() && args.names.len() > 1 {
         let text = "--permits is for one semaphore: several names are locks";
-        return Err(Failure::new(Exit::Usage, text));
+        return Err(CommandError::new(Exit::Usage, text));
     }
     let acquire = async |client: &Client| acquire(&args, client).await.map(Some);
     run::run(&args.run, &args.names, Needs::ACommand, globals, acquire).await
 }
 
-async fn acquire(args: &Args, client: &Client) -> Result<Held, Failure> {
+async fn acquire(args: &Args, client: &Client) -> Result<Held, CommandError> {
     let ctx = Context::background();
     let lock = builder(args, client);
     let busy = Exit::Code(args.conflict_exit_code);
@@ -92,7 +93,7 @@ async fn acquire(args: &Args, client: &Client) -> Result<Held, Failure> {
         let guard = lock.try_acquire(&ctx).await?;
         let names = args.names.join(" ");
         let text = || format!("{names:?} is held: see `lockd get {names}`");
-        return guard.map(Held::Lock).ok_or_else(|| Failure::new(busy, text()));
+        return guard.map(Held::Lock).ok_or_else(|| CommandError::new(busy, text()));
     }
     let lock = match args.wait {
         Some(wait) => lock.wait(wait),

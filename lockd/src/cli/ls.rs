@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::{
     Exit, Globals,
-    exit::Failure,
+    exit::CommandError,
     output::{self, Format},
     render,
 };
@@ -19,7 +19,7 @@ pub(super) struct Args {
     prefix: String,
 }
 
-pub(super) async fn run(args: Args, globals: &Globals) -> Result<Exit, Failure> {
+pub(super) async fn run(args: Args, globals: &Globals) -> Result<Exit, CommandError> {
     let locks = globals.target.connect().await?.list(args.prefix).await?;
     match Format::or_default(globals.output, Format::Jsonl) {
         format @ (Format::Table | Format::Wide) => {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args as ClapArgs;
 
-use super::{Exit, exit::Failure, output};
+use super::{Exit, exit::CommandError, output};
 
 /// The flags of `lockd man`.
 #[derive(Debug, ClapArgs)]
@@ -15,9 +15,9 @@ pub(super) struct Args {
     dir: PathBuf,
 }
 
-pub(super) fn run(args: &Args, command: clap::Command) -> Result<Exit, Failure> {
+pub(super) fn run(args: &Args, command: clap::Command) -> Result<Exit, CommandError> {
     let unwritable = |error: std::io::Error| {
-        Failure::new(Exit::Config, format!("{}: {error}", args.dir.display()))
+        CommandError::new(Exit::Config, format!("{}: {error}", args.dir.display()))
     };
     std::fs::create_dir_all(&args.dir).map_err(unwritable)?;
     clap_mangen::generate_to(command, &args.dir).map_err(unwritable)?;

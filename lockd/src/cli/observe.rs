@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::{
     Exit, Globals,
-    exit::Failure,
+    exit::CommandError,
     leader,
     output::{self, Format},
 };
@@ -25,7 +25,7 @@ pub(super) struct Args {
     name: String,
 }
 
-pub(super) async fn run(args: Args, globals: &Globals) -> Result<Exit, Failure> {
+pub(super) async fn run(args: Args, globals: &Globals) -> Result<Exit, CommandError> {
     let client = globals.target.connect().await?;
     let mut observation = client.election(&args.name).observe();
     let format = Format::or_default(globals.output, Format::Jsonl);
@@ -34,7 +34,7 @@ pub(super) async fn run(args: Args, globals: &Globals) -> Result<Exit, Failure> 
     }
 }
 
-fn print(format: Format, observed: &Observed) -> Result<(), Failure> {
+fn print(format: Format, observed: &Observed) -> Result<(), CommandError> {
     match format {
         Format::Table | Format::Wide => {
             let line = match observed {

@@ -5,7 +5,7 @@ use lockd_client::{Client, Context, Turn};
 
 use super::{
     Exit, Globals,
-    exit::Failure,
+    exit::CommandError,
     output,
     run::{self, Held, Needs, Output},
 };
@@ -38,7 +38,7 @@ pub(super) struct Args {
     run: run::CommandArgs,
 }
 
-pub(super) async fn run(args: Args, globals: &Globals) -> Result<Exit, Failure> {
+pub(super) async fn run(args: Args, globals: &Globals) -> Result<Exit, CommandError> {
     if args.forget {
         return forget(&args.name, globals).await;
     }
@@ -62,7 +62,7 @@ pub(super) async fn run(args: Args, globals: &Globals) -> Result<Exit, Failure> 
     run::run(&args.run, names, Needs::ACommand, globals, begin).await
 }
 
-async fn show(name: &str, globals: &Globals) -> Result<Exit, Failure> {
+async fn show(name: &str, globals: &Globals) -> Result<Exit, CommandError> {
     let client = globals.target.connect().await?;
     match client.once(name).result().await? {
         Some(result) => output::write(&result).map(|()| Exit::Success),
@@ -73,7 +73,7 @@ async fn show(name: &str, globals: &Globals) -> Result<Exit, Failure> {
     }
 }
 
-async fn forget(name: &str, globals: &Globals) -> Result<Exit, Failure> {
+async fn forget(name: &str, globals: &Globals) -> Result<Exit, CommandError> {
     let client = globals.target.connect().await?;
     if !client.once(name).forget().await? {
         output::message(&format!("{name:?} had not been done"));

@@ -6,7 +6,7 @@ use clap::ValueEnum;
 use comfy_table::{ContentArrangement, Table, presets};
 use serde_json::{Value, json};
 
-use super::exit::{Exit, Failure};
+use super::exit::{CommandError, Exit};
 
 /// The version of what `-o json` and `-o jsonl` print. Fields are added without a new one.
 const JSON_VERSION: u32 = 1;
@@ -35,22 +35,22 @@ impl Format {
 }
 
 /// Writes lines to stdout. A reader that has gone away ends the program quietly.
-pub(super) fn print(text: &str) -> Result<(), Failure> {
+pub(super) fn print(text: &str) -> Result<(), CommandError> {
     let mut out = std::io::stdout().lock();
     let newline = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
     write!(out, "{text}{newline}").and_then(|()| out.flush()).map_err(unwritable)
 }
 
 /// Writes bytes to stdout as they are.
-pub(super) fn write(bytes: &[u8]) -> Result<(), Failure> {
+pub(super) fn write(bytes: &[u8]) -> Result<(), CommandError> {
     let mut out = std::io::stdout().lock();
     out.write_all(bytes).and_then(|()| out.flush()).map_err(unwritable)
 }
 
-fn unwritable(error: std::io::Error) -> Failure {
+fn unwritable(error: std::io::Error) -> CommandError {
     match error.kind() {
-        std::io::ErrorKind::BrokenPipe => Failure::quiet(Exit::Signal(13)),
-        _ => Failure::internal(format!("stdout can't be written: {error}")),
+        std::io::ErrorKind::BrokenPipe => CommandError::quiet(Exit::Signal(13)),
+        _ => CommandError::internal(format!("stdout can't be written: {error}")),
     }
 }
 
@@ -60,11 +60,11 @@ pub(super) fn message(text: &str) {
 }
 
 /// A progress line on stderr, where that is a terminal. Wiped in the end.
-pub(super) struct Progress {
+pub(super) struct ProgressLine {
     shown: bool,
 }
 
-impl Progress {
+impl ProgressLine {
     pub(super) fn new() -> Self {
         Self { shown: std::io::stderr().is_terminal() }
     }
@@ -78,7 +78,7 @@ impl Progress {
     }
 }
 
-impl Drop for Progress {
+impl Drop for ProgressLine {
     fn drop(&mut self) {
         self.show("");
     }
@@ -94,7 +94,7 @@ pub(super) fn document(kind: &str, mut fields: Value) -> Value {
 }
 
 /// One document, on one line or on many.
-pub(super) fn print_json(format: Format, document: &Value) -> Result<(), Failure> {
+pub(super) fn print_json(format: Format, document: &Value) -> Result<(), CommandError> {
     match format {
         Format::Jsonl => print(&document.to_string()),
         Format::Json | Format::Table | Format::Wide | Format::Name => {

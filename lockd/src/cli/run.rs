@@ -14,15 +14,16 @@ use lockd_proto::LockName;
 
 pub(super) use self::child::Output;
 use self::{
-    report::{Ending, Report},
+    report::{RunOutcome, RunReport},
     signals::Signals,
     supervise::Grace,
 };
 use super::{
     Exit, Globals,
-    exit::{self, Failure},
+    exit::{self, CommandError},
     output, render,
 };
+use crate::duration;
 
 /// How long a wait lasts before the user sees what it is for.
 const TELL_AFTER: Duration = Duration::from_secs(1);
@@ -40,12 +41,12 @@ const COMMANDS: [&str; 4] = ["lock", "elect", "once", "barrier"];
 #[derive(Debug, ClapArgs)]
 pub(super) struct CommandArgs {
     /// How long what is held outlives this process if that dies
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
     #[arg(default_value = "15s")]
     pub(super) ttl: Duration,
 
     /// How long the command has to stop when the lock is lost [default: a fifth of the TTL, at most 2s]
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
     grace: Option<Duration>,
 
     /// The signal that asks the command to stop when the lock is lost
@@ -104,7 +105,7 @@ impl CommandArgs {
 
     /// Between two keepalives a good part of the lease runs out. A grace that does not fit into
     /// what is left then would stop every command as soon as it runs.
-    fn check_grace(&self) -> Result<(), Failure> {
+    fn check_grace(&self) -> Result<(), CommandError> {
         let (grace, ttl) = (self.grace(), self.ttl);
         if grace <= ttl / 2 {
             return Ok(());
@@ -112,7 +113,7 @@ impl CommandArgs {
         let text = format!(
             "a grace of {grace:?} does not fit into a ttl of {ttl:?}: give a --ttl of at least twice the --grace"
         );
-        Err(Failure::new(Exit::Usage, text))
+        Err(CommandError::new(Exit::Usage, text))
     }
 }
 
@@ -126,14 +127,6 @@ pub(super) enum Needs {
 /// How long before safe-until what is held is given up: time to stop in, but at most 2 s.
 pub(super) fn grace_of(ttl: Duration) -> Duration {
     (ttl / 5).min(Duration::from_secs(2))
-}
-
-/// A duration such as `1m30s`, or a number of seconds, as flock(1) takes it.
-pub(super) fn duration(text: &str) -> Result<Duration, String> {
-    if let Ok(seconds) = text.parse::<f64>() {
-        return Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string());
-    }
-    humantime::parse_duration(text).map_err(|error| error.to_string())
 }
 
 pub(super) fn key_value(text: &str) -> Result<(String, String), String> {
@@ -152,13 +145,13 @@ pub(super) fn with_exit_codes(command: clap::Command) -> clap::Command {
 }
 
 /// What to run: a program and its arguments.
-fn command(args: &CommandArgs, needs: Needs) -> Result<Vec<std::ffi::OsString>, Failure> {
+fn command(args: &CommandArgs, needs: Needs) -> Result<Vec<std::ffi::OsString>, CommandError> {
     if let Some(shell_command) = &args.command {
         return Ok(["/bin/sh", "-c", shell_command].map(Into::into).to_vec());
     }
     if args.argv.is_empty() && needs == Needs::ACommand {
         let text = "no command: give one after --, or with -c; see --help";
-        return Err(Failure::new(Exit::Usage, text));
+        return Err(CommandError::new(Exit::Usage, text));
     }
     Ok(args.argv.clone())
 }
@@ -170,22 +163,22 @@ pub(super) async fn run(
     names: &[String],
     needs: Needs,
     globals: &Globals,
-    hold: impl AsyncFnOnce(&Client) -> Result<Option<Held>, Failure>,
-) -> Result<Exit, Failure> {
+    hold: impl AsyncFnOnce(&Client) -> Result<Option<Held>, CommandError>,
+) -> Result<Exit, CommandError> {
     let argv = command(args, needs)?;
     args.check_grace()?;
     for name in names {
         LockName::parse(name.as_str())
-            .map_err(|error| Failure::new(Exit::Usage, error.to_string()))?;
+            .map_err(|error| CommandError::new(Exit::Usage, error.to_string()))?;
     }
     // From here on no signal ends the process by itself.
-    let mut signals = Signals::listen().map_err(Failure::internal)?;
+    let mut signals = Signals::listen().map_err(CommandError::internal)?;
     let mut running = Running {
         args,
         argv,
         names,
         globals,
-        report: Report::new(&names.join(","), &globals.target.namespace),
+        report: RunReport::new(&names.join(","), &globals.target.namespace),
     };
     let ended = tokio::select! {
         connected = running.connect() => match connected {
@@ -193,7 +186,7 @@ pub(super) async fn run(
             Err(failure) => Err(failure),
         },
         signal = signals.terminating() => {
-            running.report.ended(Ending::Interrupted);
+            running.report.ended(RunOutcome::Interrupted);
             Ok(Exit::Signal(signal))
         }
     };
@@ -213,11 +206,11 @@ struct Running<'a> {
     argv: Vec<std::ffi::OsString>,
     names: &'a [String],
     globals: &'a Globals,
-    report: Report,
+    report: RunReport,
 }
 
 impl Running<'_> {
-    async fn connect(&self) -> Result<Client, Failure> {
+    async fn connect(&self) -> Result<Client, CommandError> {
         let name = self.argv.first().map(|program| program.to_string_lossy().into_owned());
         let name = name.unwrap_or_else(|| "lockd".to_owned());
         self.globals.target.connect_as(name).await
@@ -226,14 +219,14 @@ impl Running<'_> {
     /// Holds, runs, and lets go.
     async fn under(
         &mut self,
-        hold: impl AsyncFnOnce(&Client) -> Result<Option<Held>, Failure>,
+        hold: impl AsyncFnOnce(&Client) -> Result<Option<Held>, CommandError>,
         client: &Client,
         signals: &mut Signals,
-    ) -> Result<Exit, Failure> {
+    ) -> Result<Exit, CommandError> {
         let held = tokio::select! {
             held = telling(hold(client), client, self.names) => held,
             signal = signals.terminating() => {
-                self.report.ended(Ending::Interrupted);
+                self.report.ended(RunOutcome::Interrupted);
                 // Dropping the acquire left the queue; this waits until the server knows.
                 client.shutdown().await;
                 return Ok(Exit::Signal(signal));
@@ -242,12 +235,12 @@ impl Running<'_> {
         match held {
             Ok(Some(held)) => self.with(held, client, signals).await,
             Ok(None) => {
-                self.report.ended(Ending::Skipped);
+                self.report.ended(RunOutcome::Skipped);
                 client.shutdown().await;
                 Ok(Exit::Success)
             }
             Err(failure) => {
-                self.report.ended(Ending::NotAcquired);
+                self.report.ended(RunOutcome::NotAcquired);
                 client.shutdown().await;
                 Err(failure)
             }
@@ -259,7 +252,7 @@ impl Running<'_> {
         held: Held,
         client: &Client,
         signals: &mut Signals,
-    ) -> Result<Exit, Failure> {
+    ) -> Result<Exit, CommandError> {
         self.report.acquired(held.guard());
         let ran = if self.argv.is_empty() {
             Ok((Exit::Success, vec![]))
@@ -276,9 +269,9 @@ impl Running<'_> {
             ran => let_go(held, ran, client, signals).await,
         };
         self.report.ended(match exit {
-            Ok(Exit::Lost) => Ending::Lost,
-            Ok(_) => Ending::Completed,
-            Err(_) => Ending::NotStarted,
+            Ok(Exit::Lost) => RunOutcome::Lost,
+            Ok(_) => RunOutcome::Completed,
+            Err(_) => RunOutcome::NotStarted,
         });
         exit
     }
@@ -289,7 +282,7 @@ impl Running<'_> {
         held: &Held,
         client: &Client,
         signals: &mut Signals,
-    ) -> Result<(Exit, Vec<u8>), Failure> {
+    ) -> Result<(Exit, Vec<u8>), CommandError> {
         let guard = held.guard();
         let environment = [
             ("LOCKD_LOCK_NAME", self.names.join(",")),
@@ -309,10 +302,10 @@ impl Running<'_> {
 /// Ends what is held as it has to end after the command, and says how lockd is to exit.
 async fn let_go(
     held: Held,
-    ran: Result<(Exit, Vec<u8>), Failure>,
+    ran: Result<(Exit, Vec<u8>), CommandError>,
     client: &Client,
     signals: &mut Signals,
-) -> Result<Exit, Failure> {
+) -> Result<Exit, CommandError> {
     let exit = match (held, ran) {
         (Held::Lock(guard), ran) => match (release(guard).await, ran) {
             // It was gone already: the command ran without it, however short.
@@ -337,7 +330,7 @@ async fn let_go(
     exit
 }
 
-async fn leave(inside: Inside, exit: Exit, signals: &mut Signals) -> Result<Exit, Failure> {
+async fn leave(inside: Inside, exit: Exit, signals: &mut Signals) -> Result<Exit, CommandError> {
     let ctx = Context::background();
     let left = tokio::select! {
         left = inside.leave(&ctx) => left,
@@ -352,7 +345,7 @@ async fn leave(inside: Inside, exit: Exit, signals: &mut Signals) -> Result<Exit
     }
 }
 
-async fn complete(run: OnceRun, printed: Vec<u8>, exit: Exit) -> Result<Exit, Failure> {
+async fn complete(run: OnceRun, printed: Vec<u8>, exit: Exit) -> Result<Exit, CommandError> {
     match run.complete(&Context::background(), printed).await {
         Ok(()) => Ok(exit),
         Err(error) if error.is_lost() => {
@@ -385,11 +378,11 @@ async fn telling<T>(held: impl Future<Output = T>, client: &Client, names: &[Str
 }
 
 /// A failure to acquire, with the exit code for a lock that is busy.
-pub(super) fn not_acquired(error: Error, busy: Exit) -> Failure {
+pub(super) fn not_acquired(error: Error, busy: Exit) -> CommandError {
     use lockd_client::ErrorKind;
     match error.kind() {
-        ErrorKind::WaitExpired | ErrorKind::Busy => Failure::new(busy, error.to_string()),
-        _ => Failure::from(error),
+        ErrorKind::WaitExpired | ErrorKind::Busy => CommandError::new(busy, error.to_string()),
+        _ => CommandError::from(error),
     }
 }
 
@@ -420,19 +413,4 @@ async fn release(guard: Guard) -> Option<Released> {
         }
     }
     released
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn durations_are_read_as_flock_and_as_people_write_them() {
-        assert_eq!(duration("2"), Ok(Duration::from_secs(2)));
-        assert_eq!(duration("0.5"), Ok(Duration::from_millis(500)));
-        assert_eq!(duration("1m30s"), Ok(Duration::from_secs(90)));
-        for wrong in ["", "soon", "-1", "inf", "NaN"] {
-            assert!(duration(wrong).is_err(), "{wrong}");
-        }
-    }
 }

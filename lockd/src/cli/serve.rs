@@ -10,7 +10,7 @@ use tokio::{
     signal::unix::{SignalKind, signal},
 };
 
-use super::{Exit, exit::Failure, output};
+use super::{Exit, exit::CommandError, output};
 use crate::{
     config::{ConfigError, Flags, Settings, StoreKind},
     log::{
@@ -18,11 +18,12 @@ use crate::{
         etcd::EtcdLog,
         journal::{Journal, Options},
     },
-    serve::{self, Lifecycle, Replica, ServeError},
+    serve::{self, ServeError, ServeOptions},
     telemetry::{
         logs::{self, Logs},
         metrics::Exporter,
         otlp::Otlp,
+        tasks::Lifecycle,
     },
 };
 
@@ -41,7 +42,7 @@ pub(super) struct Args {
     flags: Flags,
 }
 
-pub(super) async fn run(args: &Args) -> Result<Exit, Failure> {
+pub(super) async fn run(args: &Args) -> Result<Exit, CommandError> {
     check_propagation()?;
     let settings = Settings::load(&args.flags)?;
     let logs = Logs::start(&settings.log, settings.log_format)?;
@@ -72,19 +73,19 @@ pub(super) struct Daemon {
 pub(super) async fn serve(
     Daemon { settings, logs, life }: Daemon,
     log: impl Log,
-    ready: impl FnOnce(SocketAddr, SocketAddr) -> Result<(), Failure>,
-) -> Result<Exit, Failure> {
+    ready: impl FnOnce(SocketAddr, SocketAddr) -> Result<(), CommandError>,
+) -> Result<Exit, CommandError> {
     let otlp = settings.otlp_endpoint.as_ref().map(|url| Otlp::to(url, &settings.name));
     let otlp = otlp.transpose().map_err(|error| {
-        Failure::new(Exit::Config, format!("--otlp-endpoint: {error}; give http://HOST:4317"))
+        CommandError::new(Exit::Config, format!("--otlp-endpoint: {error}; give http://HOST:4317"))
     })?;
-    let replica = Replica {
+    let replica = ServeOptions {
         name: settings.name.clone(),
         grpc: listen("--listen", settings.listen).await?,
         http: listen("--http-listen", settings.http_listen).await?,
         drain: settings.drain,
         limits: settings.limits(),
-        metrics: Exporter::install(settings.lock_names()).map_err(Failure::internal)?,
+        metrics: Exporter::install(settings.lock_names()).map_err(CommandError::internal)?,
         logs,
         traces: otlp.as_ref().map(Otlp::traces).unwrap_or_default(),
     };
@@ -97,21 +98,21 @@ pub(super) async fn serve(
     match served {
         Ok(()) => printed.map(|()| Exit::Success),
         Err(ServeError::Log(error)) => Err(error.into()),
-        Err(error) => Err(Failure::internal(anyhow::Error::from(error))),
+        Err(error) => Err(CommandError::internal(anyhow::Error::from(error))),
     }
 }
 
-pub(super) async fn listen(flag: &str, at: SocketAddr) -> Result<TcpListener, Failure> {
+pub(super) async fn listen(flag: &str, at: SocketAddr) -> Result<TcpListener, CommandError> {
     TcpListener::bind(at).await.map_err(|error| {
         let text = format!("can't listen on {at}: {error}; choose another address with {flag}");
-        Failure::new(Exit::Config, text)
+        CommandError::new(Exit::Config, text)
     })
 }
 
 /// The first signal begins to drain, the second one ends it.
-pub(super) fn stop_on_signals(life: &Lifecycle) -> Result<(), Failure> {
-    let mut terminate = signal(SignalKind::terminate()).map_err(Failure::internal)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::internal)?;
+pub(super) fn stop_on_signals(life: &Lifecycle) -> Result<(), CommandError> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(CommandError::internal)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(CommandError::internal)?;
     let (stop, end) = (life.stop.clone(), life.end.clone());
     let watch = async move {
         for token in [&stop, &end] {
@@ -129,23 +130,25 @@ pub(super) fn stop_on_signals(life: &Lifecycle) -> Result<(), Failure> {
 }
 
 /// The daemon's own requests have contexts too; a mistake would otherwise only be logged.
-pub(super) fn check_propagation() -> Result<(), Failure> {
-    Propagation::from_env().map(drop).map_err(|error| Failure::new(Exit::Config, error.to_string()))
+pub(super) fn check_propagation() -> Result<(), CommandError> {
+    Propagation::from_env()
+        .map(drop)
+        .map_err(|error| CommandError::new(Exit::Config, error.to_string()))
 }
 
-impl From<logs::LogError> for Failure {
-    fn from(error: logs::LogError) -> Self {
+impl From<logs::LogSetupError> for CommandError {
+    fn from(error: logs::LogSetupError) -> Self {
         Self::new(Exit::Config, error.to_string())
     }
 }
 
-impl From<ConfigError> for Failure {
+impl From<ConfigError> for CommandError {
     fn from(error: ConfigError) -> Self {
         Self::new(Exit::Config, error.to_string())
     }
 }
 
-impl From<LogError> for Failure {
+impl From<LogError> for CommandError {
     fn from(error: LogError) -> Self {
         Self::new(Exit::Config, error.to_string())
     }

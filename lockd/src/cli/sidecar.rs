@@ -1,57 +1,26 @@
-//! `lockd sidecar`: locks and leader election for an app in any language, over HTTP on loopback.
-//!
-//! ```text
-//! app ── JSON over HTTP ──► sidecar ── one session ──► lockd
-//! ```
-//!
-//! What it says of its own leadership comes from its own clock and lease, never from an answer that
-//! may be old: when the lease can't be proved any more, it no longer reports that it leads.
+//! `lockd sidecar`: the flags of the second daemon.
 
-mod api;
-mod app;
-mod candidate;
-mod elections;
-mod forward;
-mod hooks;
-mod label;
-mod listeners;
-mod locks;
-mod metrics;
-mod socket;
-mod state_file;
-
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::Args as ClapArgs;
-use lockd_client::Client;
-use lockd_proto::{
-    LockName,
-    retry::{Policy, Retry},
-};
-use tokio::sync::{OnceCell, Semaphore};
-use tokio_util::sync::CancellationToken;
+use lockd_proto::LockName;
+use tokio::net::TcpListener;
 
-use self::{
-    app::{App, WatchArgs},
-    candidate::Candidate,
-    elections::{Own, Told},
-    forward::Forward,
-    hooks::Hooks,
-    label::{Label, PodLabel},
-    listeners::{ListenArgs, Listeners},
-    locks::Locks,
-    state_file::StateFile,
-};
 use super::{
-    Exit, Globals, connect::Target, exit::Failure, output, run::duration, serve::stop_on_signals,
+    Exit, Globals,
+    exit::CommandError,
+    output,
+    run::grace_of,
+    serve::{listen, stop_on_signals},
 };
 use crate::{
-    serve::Lifecycle,
-    telemetry::logs::{LogFormat, Logs},
+    duration,
+    sidecar::{self, AppUrl, AppWatch, Candidacy, Label, Listeners, SidecarError, SidecarSettings},
+    telemetry::{
+        logs::{LogFormat, Logs},
+        tasks::Lifecycle,
+    },
 };
-
-/// How many streams of events there may be at a time.
-const STREAMS: usize = 64;
 
 /// The flags of `lockd sidecar`.
 #[derive(Debug, ClapArgs)]
@@ -87,11 +56,11 @@ pub(super) struct Args {
     identity: Option<String>,
 
     /// How long the leadership outlives this process if that dies
-    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "15s")]
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse, default_value = "15s")]
     ttl: Duration,
 
     #[command(flatten)]
-    reign: ReignArgs,
+    term: TermArgs,
 
     /// Which log lines to write
     #[arg(long, value_name = "FILTER", env = "LOCKD_LOG", default_value = "info")]
@@ -102,9 +71,41 @@ pub(super) struct Args {
     log_format: LogFormat,
 }
 
+/// The flags that say where to listen.
+#[derive(Debug, ClapArgs)]
+struct ListenArgs {
+    /// Where to serve HTTP; port 0 picks a free one
+    #[arg(long, value_name = "ADDR", env = "LOCKD_SIDECAR_LISTEN")]
+    #[arg(default_value = "127.0.0.1:7422")]
+    listen: SocketAddr,
+
+    /// A Unix socket to serve the same on; a file is made there, and removed in the end
+    #[arg(long, value_name = "PATH", env = "LOCKD_SIDECAR_SOCKET")]
+    socket: Option<PathBuf>,
+
+    /// Where to serve probes and metrics as well, such as 0.0.0.0:7423 for the kubelet
+    #[arg(long, value_name = "ADDR", env = "LOCKD_SIDECAR_PROBE_LISTEN")]
+    probe_listen: Option<SocketAddr>,
+
+    /// Answer also as another program did that this one takes the place of
+    #[arg(long, value_name = "WHAT", requires = "election")]
+    compat: Option<Compat>,
+
+    /// Where to do so
+    #[arg(long, value_name = "ADDR", requires = "compat", default_value = "127.0.0.1:4040")]
+    compat_listen: SocketAddr,
+}
+
+/// Whose answers it gives as well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Compat {
+    /// Kubernetes' contrib/election: `{"name": "the leader"}`
+    LeaderElector,
+}
+
 /// How a leadership is announced, and what it is bound to.
-#[derive(Debug, Clone, ClapArgs)]
-struct ReignArgs {
+#[derive(Debug, ClapArgs)]
+struct TermArgs {
     /// What to run when it is elected, by `sh -c`
     #[arg(long, value_name = "CMD", requires = "election")]
     on_elected: Option<String>,
@@ -121,136 +122,93 @@ struct ReignArgs {
     #[arg(long, value_name = "KEY=LEADER,STANDBY", requires = "election")]
     pod_label: Option<Label>,
 
-    #[command(flatten)]
-    watch: WatchArgs,
+    /// The process of the app: leads while that lives, and lets go at once when it dies
+    #[arg(long, value_name = "PID", requires = "election", conflicts_with = "watch_url")]
+    watch_pid: Option<i32>,
+
+    /// An http:// URL of the app, asked once a second: leads while that answers, with any status, and
+    /// lets go at once when it is refused or silent for 3 s
+    #[arg(long, value_name = "URL", requires = "election")]
+    watch_url: Option<AppUrl>,
+
+    /// How long an app that is watched may take to end after SIGTERM has come here
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse, default_value = "30s")]
+    drain: Duration,
 }
 
-/// What the handlers share.
-#[derive(Debug, Clone)]
-struct Sidecar {
-    /// Set when a daemon has answered for the first time.
-    client: Arc<OnceCell<Client>>,
-    own: Option<Own>,
-    locks: Locks,
-    /// The way on for gRPC calls.
-    forward: Forward,
-    /// Room for streams of events.
-    streams: Arc<Semaphore>,
-    /// Cancelled when it has stopped.
-    end: CancellationToken,
-}
-
-pub(super) async fn run(args: Args, globals: &Globals) -> Result<Exit, Failure> {
+pub(super) async fn run(args: Args, globals: &Globals) -> Result<Exit, CommandError> {
     Logs::start(&args.log, args.log_format)?;
     if let Some(Err(error)) = args.election.as_deref().map(LockName::parse) {
-        return Err(Failure::new(Exit::Usage, format!("--election: {error}")));
+        return Err(CommandError::new(Exit::Usage, format!("--election: {error}")));
     }
+    let listeners = listeners(args.listen).await?;
     let life = Lifecycle::default();
-    let metrics = metrics::install().map_err(Failure::internal)?;
-    let bound = Bound::new(&args.reign, &life).await?;
-    let listeners = Listeners::bind(&args.listen).await?;
     stop_on_signals(&life)?;
-    let name = identity(&args);
-    let (own, told) =
-        args.election.clone().map(|election| Own::new(election, name.clone())).unzip();
-    let sidecar = Sidecar {
-        client: Arc::new(OnceCell::new()),
-        own,
-        locks: Locks::default(),
-        forward: Forward::new(&globals.target.addr),
-        streams: Arc::new(Semaphore::new(STREAMS)),
-        end: life.end.clone(),
+    let term = args.term;
+    let settings = SidecarSettings {
+        daemons: globals.target.addr.clone(),
+        namespace: globals.target.namespace.clone(),
+        identity: args.identity.unwrap_or_else(default_identity),
+        candidacy: args.election.map(|election| candidacy(election, args.ttl, term)),
     };
-    output::print(&listeners.serve(&sidecar, metrics, &life.tasks)?)?;
-    if connect(&globals.target, &name, &sidecar.client, &life.stop).await
-        && let Some(told) = told
-    {
-        // Until the end it answers who asks whether it leads.
-        sidecar.campaign(&args, bound, told, &life).await;
-    }
-    life.stop.cancelled().await;
-    sidecar.locks.release_all().await;
-    if let Some(client) = sidecar.client.get() {
-        client.shutdown().await;
-    }
-    life.end.cancel();
-    life.tasks.drained().await;
-    Ok(Exit::Success)
+    let mut printed = Ok(());
+    let on_ready = |listening: &str| printed = output::print(listening);
+    sidecar::run(settings, listeners, life, on_ready).await?;
+    printed.map(|()| Exit::Success)
 }
 
-/// What a leadership is bound to, looked up before anything is served.
-#[derive(Debug)]
-struct Bound {
-    app: App,
-    label: Option<PodLabel>,
+async fn listeners(args: ListenArgs) -> Result<Listeners, CommandError> {
+    let compat = args.compat.map(|Compat::LeaderElector| args.compat_listen);
+    Ok(Listeners {
+        http: listen("--listen", args.listen).await?,
+        probes: listen_if("--probe-listen", args.probe_listen).await?,
+        compat: listen_if("--compat-listen", compat).await?,
+        socket: args.socket,
+    })
 }
 
-impl Bound {
-    async fn new(args: &ReignArgs, life: &Lifecycle) -> Result<Self, Failure> {
-        let app = App::watched(&args.watch, life)?;
-        let label = match args.pod_label.clone() {
-            Some(label) => Some(label.keep(&life.tasks, life.end.clone()).await?),
-            None => None,
-        };
-        Ok(Self { app, label })
+async fn listen_if(
+    flag: &str,
+    at: Option<SocketAddr>,
+) -> Result<Option<TcpListener>, CommandError> {
+    match at {
+        Some(at) => listen(flag, at).await.map(Some),
+        None => Ok(None),
     }
 }
 
-impl Sidecar {
-    /// The election that it campaigns in, if it has this name.
-    fn own_election(&self, name: &str) -> Option<&Own> {
-        self.own.as_ref().filter(|own| own.election == name)
-    }
-
-    /// Takes part in its election until it is to stop.
-    async fn campaign(&self, args: &Args, bound: Bound, told: Told, life: &Lifecycle) {
-        let (Some(own), Some(client)) = (self.own.clone(), self.client.get()) else { return };
-        let election = client.election(&own.election).ttl(args.ttl);
-        life.tasks.spawn("observer", told.observe(election.observe(), life.end.clone()));
-        let candidate = Candidate {
-            hooks: Hooks::new(&args.reign, &own),
-            state_file: args.reign.state_file.clone().map(|path| StateFile::new(path, &own)),
-            drain: args.reign.watch.drain(),
-            stop: life.stop.clone(),
-            end: life.end.clone(),
-            election,
-            own,
-            app: bound.app,
-            label: bound.label,
-            ttl: args.ttl,
-        };
-        candidate.run().await;
+fn candidacy(election: String, ttl: Duration, args: TermArgs) -> Candidacy {
+    let pid = args.watch_pid.map(AppWatch::Process);
+    let watch = pid.or(args.watch_url.map(AppWatch::Url));
+    Candidacy {
+        election,
+        ttl,
+        grace: grace_of(ttl),
+        on_elected: args.on_elected,
+        on_lost: args.on_lost,
+        state_file: args.state_file,
+        pod_label: args.pod_label,
+        // The end of an app that is not watched can't be waited for.
+        drain: watch.as_ref().map_or(Duration::ZERO, |_| args.drain),
+        watch,
     }
 }
 
 /// How a candidate is known to others: in a pod by what the downward API has put there.
-fn identity(args: &Args) -> String {
+fn default_identity() -> String {
     let host = || rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let pod = || std::env::var("POD_NAME").ok().filter(|name| !name.is_empty());
-    args.identity.clone().or_else(pod).unwrap_or_else(host)
+    std::env::var("POD_NAME").ok().filter(|name| !name.is_empty()).unwrap_or_else(host)
 }
 
-/// Tries until a daemon has answered, or until it is to stop; says whether one has. A pod starts
-/// also when lockd is not there yet.
-async fn connect(
-    target: &Target,
-    name: &str,
-    client: &OnceCell<Client>,
-    stop: &CancellationToken,
-) -> bool {
-    let mut retry = Retry::new(Policy::default());
-    loop {
-        let Some(connected) = stop.run_until_cancelled(target.connect_as(name.to_owned())).await
-        else {
-            return false;
+impl From<SidecarError> for CommandError {
+    fn from(error: SidecarError) -> Self {
+        let exit = match &error {
+            SidecarError::Metrics(_) | SidecarError::Address(_) => Exit::Internal,
+            SidecarError::Process { .. }
+            | SidecarError::UnknownPod
+            | SidecarError::NoApiServer(_)
+            | SidecarError::Socket { .. } => Exit::Config,
         };
-        match connected {
-            Ok(connected) => return client.set(connected).is_ok(),
-            Err(failure) => tracing::warn!(%failure, "no daemon has answered yet"),
-        }
-        let pause = retry.next_delay().unwrap_or_default();
-        if stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
-            return false;
-        }
+        Self::new(exit, error.to_string())
     }
 }

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::{
     Exit, Globals,
-    exit::Failure,
+    exit::CommandError,
     output::{self, Format},
     render::age,
 };
@@ -16,7 +16,7 @@ use super::{
 #[command(after_help = "It exits with 69 if the daemon is not ready.")]
 pub(super) struct Args {}
 
-pub(super) async fn run(_: Args, globals: &Globals) -> Result<Exit, Failure> {
+pub(super) async fn run(_: Args, globals: &Globals) -> Result<Exit, CommandError> {
     let status = globals.target.connect().await?.status().await?;
     match Format::or_default(globals.output, Format::Json) {
         Format::Table | Format::Wide => {

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::{
     Exit, Globals,
-    exit::Failure,
+    exit::CommandError,
     output::{self, Format},
     render,
 };
@@ -20,7 +20,7 @@ pub(super) struct Args {
     prefix: String,
 }
 
-pub(super) async fn run(args: Args, globals: &Globals) -> Result<Exit, Failure> {
+pub(super) async fn run(args: Args, globals: &Globals) -> Result<Exit, CommandError> {
     let mut watch = globals.target.connect().await?.watch(args.prefix).await?;
     let format = Format::or_default(globals.output, Format::Jsonl);
     while let Some(event) = watch.next().await {
@@ -29,7 +29,7 @@ pub(super) async fn run(args: Args, globals: &Globals) -> Result<Exit, Failure> 
     Ok(Exit::Success)
 }
 
-fn print(format: Format, event: &LockEvent) -> Result<(), Failure> {
+fn print(format: Format, event: &LockEvent) -> Result<(), CommandError> {
     match (format, event) {
         (Format::Table | Format::Wide, LockEvent::Changed(lock)) => {
             let held = lock.holder();

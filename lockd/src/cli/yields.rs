@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::{
     Exit, Globals,
-    exit::Failure,
+    exit::CommandError,
     output::{self, Format},
     render,
 };
@@ -27,7 +27,7 @@ pub(super) struct Args {
     reason: String,
 }
 
-pub(super) async fn run(args: Args, globals: &Globals) -> Result<Exit, Failure> {
+pub(super) async fn run(args: Args, globals: &Globals) -> Result<Exit, CommandError> {
     let client = globals.target.connect().await?;
     let asked = client.request_yield(&args.name, args.reason).await?;
     match Format::or_default(globals.output, Format::Json) {

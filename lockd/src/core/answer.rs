@@ -76,7 +76,7 @@ pub enum Released {
 
 /// A session that was opened by a call.
 #[derive(Debug, Clone, Copy)]
-pub struct Opened {
+pub struct SessionOpened {
     /// The session.
     pub session: SessionId,
     /// The TTL that was granted.

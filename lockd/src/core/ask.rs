@@ -6,7 +6,7 @@ use lockd_proto::{FencingToken, RequestId, SessionId};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::{
-    answer::{AcquireReply, Explained, Found, Listed, Opened, Released},
+    answer::{AcquireReply, Explained, Found, Listed, Released, SessionOpened},
     error::Error,
     observe::{ObserverKey, Scope, Watched},
     outbox::Outbox,
@@ -136,7 +136,7 @@ pub type Reply<T> = oneshot::Sender<Result<T, Error>>;
 #[derive(Debug)]
 pub enum Call {
     /// Opens a session without a stream.
-    Open(Box<Open>, Reply<Opened>),
+    Open(Box<Open>, Reply<SessionOpened>),
     /// Renews a lease; answered with the TTL in milliseconds.
     KeepAlive(Credential, Reply<u64>),
     /// Ends a session.

@@ -15,7 +15,7 @@ use super::{
     leases,
     look::Waiting,
     sessions::millis,
-    tickets::{CallTicket, Named, Ticket},
+    tickets::{CallTicket, ReleaseTarget, Ticket},
 };
 use crate::{
     log::Log,
@@ -188,7 +188,7 @@ impl<L: Log> Core<L> {
         None
     }
 
-    fn open_session(&mut self, open: Box<Open>, reply: Reply<super::answer::Opened>) {
+    fn open_session(&mut self, open: Box<Open>, reply: Reply<super::answer::SessionOpened>) {
         if let Err(error) = self.may_open(open.session, &open.secret_hash) {
             drop(reply.send(Err(error)));
             return;
@@ -249,7 +249,7 @@ impl<L: Log> Core<L> {
         self.note_release_of(&lock, token);
         let named = Some((lock.clone(), Position(token.get())));
         let operation = Operation::Release(Release { session, request, named });
-        let named = Box::new(Named { session, request, lock, token });
+        let named = Box::new(ReleaseTarget { session, request, lock, token });
         self.propose_call(operation, CallTicket::Release(reply, named));
     }
 
@@ -268,7 +268,7 @@ impl<L: Log> Core<L> {
     ) {
         let Some(reply) = self.live_call(reply) else { return };
         let (session, request) = (SessionId::from_bytes([0; 16]), RequestId::from_bytes([0; 16]));
-        let named = Box::new(Named { session, request, lock: lock.clone(), token });
+        let named = Box::new(ReleaseTarget { session, request, lock: lock.clone(), token });
         let token = Position(token.get());
         let ticket = CallTicket::Force(reply, named);
         self.propose_call(Operation::Force { lock, token, reason }, ticket);

@@ -6,7 +6,7 @@ use lockd_proto::{FencingToken, IdError, MetadataTooLarge, NameError, SessionId,
 
 use crate::{
     log::LogError,
-    record::{Kind, LockId},
+    record::{LockId, QueueKind},
 };
 
 /// Why a request failed.
@@ -92,9 +92,9 @@ pub enum Error {
         /// The lock.
         lock: LockId,
         /// What was asked for.
-        asked: Kind,
+        asked: QueueKind,
         /// What it is.
-        there: Kind,
+        there: QueueKind,
     },
     /// The owner holds the lock shared and wants it for itself.
     #[error(

@@ -17,7 +17,7 @@ use super::{
     error::Error,
     nudges::Nudges,
     observe::{ObserverKey, Scope, Watched},
-    outbox::{Frame, Outbox},
+    outbox::{AnswerFrame, Outbox},
     status::Status,
 };
 use crate::record::LockId;
@@ -230,7 +230,7 @@ pub struct Answers {
 
 impl Answers {
     /// The next frame; `None` after the last one. Cancel safe.
-    pub fn poll_frame(&self, cx: &mut Context<'_>) -> Poll<Option<Frame>> {
+    pub fn poll_frame(&self, cx: &mut Context<'_>) -> Poll<Option<AnswerFrame>> {
         self.outbox.poll_frame(cx)
     }
 }

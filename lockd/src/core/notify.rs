@@ -4,12 +4,12 @@ use lockd_proto::{RequestId, SessionId};
 
 use super::{
     Core,
-    answer::{AcquireReply, Answer, Opened, Released},
+    answer::{AcquireReply, Answer, Released, SessionOpened},
     ask::{Nudge, Reply, StreamKey},
     calls::Waiter,
     error::Error,
     sessions::millis,
-    tickets::{CallTicket, Named, Ticket},
+    tickets::{CallTicket, ReleaseTarget, Ticket},
     timers::{Due, Timer},
 };
 use crate::{
@@ -18,7 +18,7 @@ use crate::{
     state::{Context, Effect, Failure, LossCause, News, Outcome, Refusal, SessionEnd},
     telemetry::{
         metrics,
-        traces::{Told, hold_of},
+        traces::{Reported, hold_of},
     },
 };
 
@@ -79,7 +79,7 @@ impl<L: Log> Core<L> {
             Outcome::Failed(failure) => return self.failed(stream, by, failure),
             Outcome::NoSession => {
                 let gone = Error::SessionNotFound(session);
-                self.told(by, Told::Failed);
+                self.told(by, Reported::Failed);
                 Answer::Failed(request, Box::new(gone))
             }
             Outcome::Released { is_plain } => {
@@ -134,7 +134,7 @@ impl<L: Log> Core<L> {
     }
 
     fn failed(&mut self, stream: StreamKey, by: (SessionId, RequestId), failure: Failure) -> Own {
-        self.told(by, Told::Failed);
+        self.told(by, Reported::Failed);
         let error = self.error_of(failure, None);
         self.stage(stream, Answer::Failed(by.1, Box::new(error)));
         Some(by)
@@ -160,8 +160,8 @@ impl<L: Log> Core<L> {
         self.reply(reply, Ok(AcquireReply::Refused(Box::new(refusal))));
     }
 
-    fn error_of(&self, failure: Failure, named: Option<&Named>) -> Error {
-        let lock = |named: Option<&Named>| named.map(|it| (it.lock.clone(), it.token));
+    fn error_of(&self, failure: Failure, named: Option<&ReleaseTarget>) -> Error {
+        let lock = |named: Option<&ReleaseTarget>| named.map(|it| (it.lock.clone(), it.token));
         match (failure, lock(named)) {
             (Failure::RequestIdReused, _) => Error::RequestIdReused,
             (Failure::KindMismatch { lock, asked, there }, _) => {
@@ -192,7 +192,7 @@ impl<L: Log> Core<L> {
             CallTicket::Open(reply, session) => {
                 self.calls.opened(true);
                 let ttl = self.state.session(session).map_or(0, |it| u64::from(it.ttl_ms));
-                let opened = Opened { session, ttl: millis(ttl) };
+                let opened = SessionOpened { session, ttl: millis(ttl) };
                 let opened = self.attached_or(outcome, session).map(|()| opened);
                 self.reply(reply, opened);
             }
@@ -247,7 +247,7 @@ impl<L: Log> Core<L> {
     fn answer_force(
         &mut self,
         reply: Reply<crate::state::Described>,
-        named: &Named,
+        named: &ReleaseTarget,
         outcome: Outcome,
     ) {
         let forced = match outcome {
@@ -291,12 +291,12 @@ impl<L: Log> Core<L> {
                 self.refused_call(reply, by, refusal);
             }
             Outcome::Failed(failure) => {
-                self.told(by, Told::Failed);
+                self.told(by, Reported::Failed);
                 let error = self.error_of(failure, None);
                 self.reply(reply, Err(error));
             }
             _ => {
-                self.told(by, Told::Failed);
+                self.told(by, Reported::Failed);
                 self.reply(reply, Err(Error::SessionNotFound(by.0)));
             }
         }
@@ -323,7 +323,12 @@ impl<L: Log> Core<L> {
         self.state.entry_of(session, request)?.locks.as_slice().first().cloned()
     }
 
-    fn answer_release(&mut self, reply: Reply<Released>, named: Named, outcome: Outcome) -> Own {
+    fn answer_release(
+        &mut self,
+        reply: Reply<Released>,
+        named: ReleaseTarget,
+        outcome: Outcome,
+    ) -> Own {
         let by = (named.session, named.request);
         let released = match outcome {
             Outcome::Released { .. } => Ok(Released::Released),
@@ -353,13 +358,13 @@ impl<L: Log> Core<L> {
 
     /// An acquire is granted by its own operation; by a retry, not for the first time.
     fn granted(&mut self, by: (SessionId, RequestId), token: Position, cx: Context) {
-        self.told(by, Told::Granted(token.0));
+        self.told(by, Reported::Granted(token.0));
         if token == cx.at {
             self.waited(by, cx.now);
         }
     }
 
-    fn told(&mut self, by: (SessionId, RequestId), told: Told) {
+    fn told(&mut self, by: (SessionId, RequestId), told: Reported) {
         metrics::told(&told);
         self.parts.traces.told(by, told);
     }
@@ -427,7 +432,7 @@ impl<L: Log> Core<L> {
         match self.calls.take(by) {
             Some(Waiter::Acquire { reply, claim, .. }) => match news {
                 News::Granted { joined } => {
-                    self.told(by, Told::Granted(token.0));
+                    self.told(by, Reported::Granted(token.0));
                     self.waited(by, *joined);
                     self.reply(reply, Ok(AcquireReply::Granted { token, claim }));
                 }
@@ -459,7 +464,7 @@ impl<L: Log> Core<L> {
                 if asker == Some(0) {
                     return;
                 }
-                self.told(by, Told::Granted(token.0));
+                self.told(by, Reported::Granted(token.0));
                 self.waited(by, joined);
                 Answer::Granted(request, token)
             }
@@ -498,7 +503,7 @@ impl<L: Log> Core<L> {
             Ticket::Stream(stream, request) => {
                 self.streams.end_request(stream);
                 if let Some(session) = self.streams.session(stream) {
-                    self.told((session, request), Told::Failed);
+                    self.told((session, request), Reported::Failed);
                 }
                 self.streams.push(stream, Answer::Failed(request, Box::new(error)));
             }
@@ -524,7 +529,7 @@ impl<L: Log> Core<L> {
                 drop(reply.send(Err(error)));
             }
             CallTicket::Acquire(reply, by) => {
-                self.told(by, Told::Failed);
+                self.told(by, Reported::Failed);
                 drop(reply.send(Err(error)));
             }
             CallTicket::Release(reply, _) => drop(reply.send(Err(error))),
@@ -546,11 +551,11 @@ impl<L: Log> Core<L> {
 }
 
 /// What metrics and traces hear of a refusal.
-fn refused(refusal: &Refusal) -> Told {
+fn refused(refusal: &Refusal) -> Reported {
     let (Refusal::Busy(ahead) | Refusal::WaitExpired(ahead)) = refusal else {
-        return Told::Refused { reason: refusal.name(), holder: None };
+        return Reported::Refused { reason: refusal.name(), holder: None };
     };
     let holder = ahead.as_ref().and_then(|ahead| ahead.holder.as_ref());
     let hold = holder.and_then(|it| hold_of(it.entry.trace().parse().ok(), it.entry.request));
-    Told::Refused { reason: refusal.name(), holder: hold }
+    Reported::Refused { reason: refusal.name(), holder: hold }
 }

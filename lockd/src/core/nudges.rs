@@ -10,10 +10,10 @@ use super::ask::Nudge;
 
 /// The way from connections to the core that never waits. Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Nudges(Arc<Inner>);
+pub(super) struct Nudges(Arc<NudgeQueue>);
 
 #[derive(Debug, Default)]
-struct Inner {
+struct NudgeQueue {
     waiting: Mutex<Vec<Nudge>>,
     wake: Notify,
 }

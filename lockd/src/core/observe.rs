@@ -50,7 +50,7 @@ impl Scope {
 
 /// What an observer is given.
 #[derive(Debug)]
-pub enum Seen {
+pub enum WatchEvent {
     /// A lock as it is now.
     Changed(QueuePage, Position),
     /// A lock that has become free.
@@ -66,12 +66,12 @@ pub enum Seen {
 pub struct Watched {
     key: ObserverKey,
     nudges: Nudges,
-    inner: Mutex<Inner>,
+    inner: Mutex<WatchedState>,
 }
 
 #[derive(Debug, Default)]
-struct Inner {
-    seen: VecDeque<Seen>,
+struct WatchedState {
+    seen: VecDeque<WatchEvent>,
     end: Option<Error>,
     is_hungry: bool,
     reader: Option<Waker>,
@@ -86,7 +86,7 @@ impl Watched {
     ///
     /// # Cancel safety
     /// Nothing is taken before it is returned.
-    pub fn poll_seen(&self, cx: &mut Context<'_>) -> Poll<Result<Seen, Error>> {
+    pub fn poll_seen(&self, cx: &mut Context<'_>) -> Poll<Result<WatchEvent, Error>> {
         let mut inner = self.inner.lock();
         if let Some(seen) = inner.seen.pop_front() {
             return Poll::Ready(Ok(seen));
@@ -107,7 +107,7 @@ impl Watched {
         self.end(why);
     }
 
-    fn put(&self, seen: Vec<Seen>) {
+    fn put(&self, seen: Vec<WatchEvent>) {
         self.change(|inner| {
             inner.is_hungry = false;
             inner.seen.extend(seen);
@@ -122,7 +122,7 @@ impl Watched {
         });
     }
 
-    fn change(&self, change: impl FnOnce(&mut Inner)) {
+    fn change(&self, change: impl FnOnce(&mut WatchedState)) {
         let mut inner = self.inner.lock();
         change(&mut inner);
         let reader = inner.reader.take();
@@ -148,7 +148,7 @@ pub(super) struct Observers {
 #[derive(Debug)]
 struct Observer {
     scope: Scope,
-    part: Part,
+    part: ObserverPhase,
     changed: BTreeSet<LockId>,
     /// Whether it is to be given a sign of life.
     beat: bool,
@@ -156,7 +156,7 @@ struct Observer {
 }
 
 #[derive(Debug)]
-enum Part {
+enum ObserverPhase {
     /// The locks as they are, from the one after this on.
     Snapshot(Option<LockId>),
     Changes,
@@ -164,7 +164,7 @@ enum Part {
 
 impl Observers {
     pub(super) fn add(&mut self, key: ObserverKey, scope: Scope, watched: &Arc<Watched>) {
-        let (part, watched) = (Part::Snapshot(None), Arc::downgrade(watched));
+        let (part, watched) = (ObserverPhase::Snapshot(None), Arc::downgrade(watched));
         let observer = Observer { scope, part, changed: BTreeSet::new(), beat: false, watched };
         self.all.insert(key, observer);
     }
@@ -236,20 +236,20 @@ impl Observers {
 
 impl Observer {
     fn has_news(&self) -> bool {
-        matches!(self.part, Part::Snapshot(_)) || !self.changed.is_empty() || self.beat
+        matches!(self.part, ObserverPhase::Snapshot(_)) || !self.changed.is_empty() || self.beat
     }
 
     /// Whether a change of a lock is news: what the snapshot has yet to come to is not.
     fn has_passed(&self, lock: &LockId) -> bool {
         match &self.part {
-            Part::Snapshot(after) => after.as_ref().is_some_and(|after| lock <= after),
-            Part::Changes => true,
+            ObserverPhase::Snapshot(after) => after.as_ref().is_some_and(|after| lock <= after),
+            ObserverPhase::Changes => true,
         }
     }
 
-    fn next(&mut self, state: &State) -> Vec<Seen> {
+    fn next(&mut self, state: &State) -> Vec<WatchEvent> {
         let at = state.position();
-        if let Part::Snapshot(after) = &mut self.part {
+        if let ObserverPhase::Snapshot(after) = &mut self.part {
             let page = match &self.scope {
                 Scope::Prefix(prefix) => {
                     let from = after.as_ref().map(std::borrow::Borrow::borrow);
@@ -262,10 +262,14 @@ impl Observer {
             };
             match page.last() {
                 Some(last) => *after = Some(last.lock.clone()),
-                None => self.part = Part::Changes,
+                None => self.part = ObserverPhase::Changes,
             }
-            let end = page.is_empty().then_some(Seen::SnapshotEnd(at));
-            return page.into_iter().map(|queue| Seen::Changed(queue, at)).chain(end).collect();
+            let end = page.is_empty().then_some(WatchEvent::SnapshotEnd(at));
+            return page
+                .into_iter()
+                .map(|queue| WatchEvent::Changed(queue, at))
+                .chain(end)
+                .collect();
         }
         let mut seen = vec![];
         let mut entries = 0;
@@ -273,15 +277,15 @@ impl Observer {
             let queue = state.queue_page(&lock, SHOWN);
             entries += queue.as_ref().map_or(1, |queue| queue.entries.len());
             seen.push(match queue {
-                Some(queue) => Seen::Changed(queue, at),
-                None => Seen::Freed(lock, at),
+                Some(queue) => WatchEvent::Changed(queue, at),
+                None => WatchEvent::Freed(lock, at),
             });
             if entries >= PAGE_LOCKS {
                 break;
             }
         }
         if std::mem::take(&mut self.beat) && self.changed.is_empty() {
-            seen.push(Seen::Confirmed(at));
+            seen.push(WatchEvent::Confirmed(at));
         }
         seen
     }

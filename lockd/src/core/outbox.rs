@@ -20,10 +20,10 @@ const MAX_UNREAD: usize = 32 * 1024;
 
 /// The answers of one stream.
 #[derive(Debug, Default)]
-pub struct Outbox(Mutex<Inner>);
+pub struct Outbox(Mutex<OutboxState>);
 
 #[derive(Debug, Default)]
-struct Inner {
+struct OutboxState {
     /// Answers that wait until what they rest on is durable.
     staged: Vec<Answer>,
     /// Answers that can leave.
@@ -37,7 +37,7 @@ struct Inner {
 
 /// A frame of answers.
 #[derive(Debug)]
-pub struct Frame {
+pub struct AnswerFrame {
     /// The answers, in order.
     pub answers: Vec<Answer>,
     /// Everything up to here is durable.
@@ -61,7 +61,7 @@ impl Outbox {
         self.add(answer, |inner| &mut inner.staged);
     }
 
-    fn add(&self, answer: Answer, to: fn(&mut Inner) -> &mut Vec<Answer>) {
+    fn add(&self, answer: Answer, to: fn(&mut OutboxState) -> &mut Vec<Answer>) {
         let mut inner = self.0.lock();
         if inner.closed {
             return;
@@ -78,7 +78,7 @@ impl Outbox {
     /// Lets out what was staged, and has the connection take what is there.
     pub(super) fn flush(&self, durable: Position, now: Instant) {
         let mut inner = self.0.lock();
-        let Inner { staged, answers, .. } = &mut *inner;
+        let OutboxState { staged, answers, .. } = &mut *inner;
         if answers.is_empty() {
             std::mem::swap(staged, answers);
         } else {
@@ -104,12 +104,12 @@ impl Outbox {
     ///
     /// # Cancel safety
     /// Nothing is taken before it is returned.
-    pub fn poll_frame(&self, cx: &mut Context<'_>) -> Poll<Option<Frame>> {
+    pub fn poll_frame(&self, cx: &mut Context<'_>) -> Poll<Option<AnswerFrame>> {
         let mut inner = self.0.lock();
         if !inner.answers.is_empty() {
             inner.unread_since = None;
             let answers = std::mem::take(&mut inner.answers);
-            return Poll::Ready(Some(Frame { answers, durable: inner.durable }));
+            return Poll::Ready(Some(AnswerFrame { answers, durable: inner.durable }));
         }
         if inner.closed && inner.staged.is_empty() {
             return Poll::Ready(None);
@@ -119,7 +119,7 @@ impl Outbox {
     }
 }
 
-impl Inner {
+impl OutboxState {
     fn wake(&mut self, now: Instant) -> Option<Waker> {
         if self.answers.is_empty() {
             return None;

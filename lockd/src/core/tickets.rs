@@ -3,7 +3,7 @@
 use lockd_proto::{RequestId, SessionId, clock::Instant};
 
 use super::{
-    answer::{AcquireReply, Opened, Released},
+    answer::{AcquireReply, Released, SessionOpened},
     ask::{Reply, StreamKey},
 };
 use crate::{record::Operation, state::Described};
@@ -57,21 +57,21 @@ impl Ticket {
 /// Who hears what became of a call's operation.
 #[derive(Debug)]
 pub(super) enum CallTicket {
-    Open(Reply<Opened>, SessionId),
+    Open(Reply<SessionOpened>, SessionId),
     KeepAlive(Reply<u64>, SessionId),
     Close(Reply<()>),
     Acquire(Reply<AcquireReply>, (SessionId, RequestId)),
     Cancel(Reply<()>, (SessionId, RequestId)),
-    Release(Reply<Released>, Box<Named>),
+    Release(Reply<Released>, Box<ReleaseTarget>),
     Update(Reply<()>, (SessionId, RequestId)),
-    Force(Reply<Described>, Box<Named>),
+    Force(Reply<Described>, Box<ReleaseTarget>),
     Yield(Reply<Vec<Described>>, crate::record::LockId),
     Forget(Reply<bool>),
 }
 
 /// What a release or a forced release names.
 #[derive(Debug, Clone)]
-pub(super) struct Named {
+pub(super) struct ReleaseTarget {
     pub(super) session: SessionId,
     pub(super) request: RequestId,
     pub(super) lock: crate::record::LockId,

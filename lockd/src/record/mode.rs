@@ -52,7 +52,7 @@ pub enum OnLoss {
 
 /// What a queue is. All of its entries are of the kind of the first one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Kind {
+pub enum QueueKind {
     /// Exclusive and shared entries.
     Lock,
     /// Permits.
@@ -77,13 +77,13 @@ const WHOLE: u64 = u64::MAX / 2;
 impl Mode {
     /// What its queue is.
     #[must_use]
-    pub fn kind(self) -> Kind {
+    pub fn kind(self) -> QueueKind {
         match self {
-            Self::Exclusive | Self::Shared => Kind::Lock,
-            Self::Permits { capacity, .. } => Kind::Semaphore { capacity },
-            Self::Party { parties } => Kind::Barrier { parties },
-            Self::Share(on_loss) => Kind::Group(on_loss),
-            Self::Once => Kind::Once,
+            Self::Exclusive | Self::Shared => QueueKind::Lock,
+            Self::Permits { capacity, .. } => QueueKind::Semaphore { capacity },
+            Self::Party { parties } => QueueKind::Barrier { parties },
+            Self::Share(on_loss) => QueueKind::Group(on_loss),
+            Self::Once => QueueKind::Once,
         }
     }
 
@@ -110,7 +110,7 @@ impl Mode {
     }
 }
 
-impl Kind {
+impl QueueKind {
     /// How much its holders may take together.
     #[must_use]
     pub fn capacity(self) -> u64 {
@@ -122,7 +122,7 @@ impl Kind {
     }
 }
 
-impl fmt::Display for Kind {
+impl fmt::Display for QueueKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Lock => f.write_str("a lock"),

@@ -23,7 +23,7 @@ use crate::{
     core::{Handle, ask::Look, error::Error},
     record::LockId,
     telemetry::{
-        metrics::{Exporter, Gauges, Size},
+        metrics::{Exporter, Gauges, QueueSize},
         tasks::Tasks,
     },
 };
@@ -87,7 +87,7 @@ impl Health {
     }
 
     /// The sizes of the locks that have series of their own.
-    async fn sizes(&self) -> Vec<Size> {
+    async fn sizes(&self) -> Vec<QueueSize> {
         let parsed = self.metrics.named().into_iter().filter_map(|(namespace, name)| {
             let namespace = Namespace::parse_or_default(&namespace).ok()?;
             Some(LockId::new(&namespace, &LockName::parse(name).ok()?))
@@ -102,7 +102,7 @@ impl Health {
             asked.await.ok()?;
             sizes.await.ok()
         });
-        let size = |(lock, holders, waiters): (LockId, usize, usize)| Size {
+        let size = |(lock, holders, waiters): (LockId, usize, usize)| QueueSize {
             namespace: lock.namespace().to_owned(),
             lock: lock.name().to_owned(),
             holders,

@@ -30,7 +30,7 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(15);
 
 #[tonic::async_trait]
 impl LockService for Api {
-    type WatchStream = watch::Watch;
+    type WatchStream = watch::WatchStream;
 
     async fn acquire(
         &self,
@@ -119,7 +119,7 @@ impl LockService for Api {
         request: Request<v1::WatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
         let scope = scope(request.into_inner())?;
-        Ok(Response::new(watch::Watch::new(self.core.watch(scope).await?)))
+        Ok(Response::new(watch::WatchStream::new(self.core.watch(scope).await?)))
     }
 }
 

@@ -31,7 +31,7 @@ impl<S> Layer<S> for Measure {
 }
 
 /// Looks at what was answered.
-type Look<T, E> = fn(&Result<Response<T>, E>);
+type InspectAnswer<T, E> = fn(&Result<Response<T>, E>);
 
 impl<S, B, T> Service<Request<B>> for Measured<S>
 where
@@ -39,7 +39,7 @@ where
 {
     type Response = Response<T>;
     type Error = S::Error;
-    type Future = Inspect<S::Future, Look<T, S::Error>>;
+    type Future = Inspect<S::Future, InspectAnswer<T, S::Error>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.0.poll_ready(cx)

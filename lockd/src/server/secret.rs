@@ -10,9 +10,9 @@ use crate::core::error::Error;
 const BYTES: usize = 32;
 
 /// A secret. Never shown, never logged.
-pub(super) struct Secret(String);
+pub(super) struct SessionSecret(String);
 
-impl Secret {
+impl SessionSecret {
     /// A secret as a client sent it.
     pub(super) fn new(text: String) -> Self {
         Self(text)
@@ -44,8 +44,8 @@ impl Secret {
     }
 }
 
-impl fmt::Debug for Secret {
+impl fmt::Debug for SessionSecret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Secret(***)")
+        f.write_str("SessionSecret(***)")
     }
 }

@@ -16,19 +16,19 @@ use crate::{core::error::Error, log::LogError};
 /// do at this moment.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 
-struct Answer {
+struct StatusParts {
     code: Code,
     reason: Reason,
     retry_after: Option<Duration>,
 }
 
-fn answer(error: &Error) -> Answer {
+fn answer(error: &Error) -> StatusParts {
     let (code, reason) = code_and_reason(error);
     let retry_after = match code {
         Code::Unavailable | Code::ResourceExhausted => Some(RETRY_AFTER),
         _ => None,
     };
-    Answer { code, reason, retry_after }
+    StatusParts { code, reason, retry_after }
 }
 
 fn code_and_reason(error: &Error) -> (Code, Reason) {
@@ -68,7 +68,7 @@ fn code_and_reason(error: &Error) -> (Code, Reason) {
 
 /// An error as the status of a unary call.
 pub(super) fn to_status(error: &Error) -> Status {
-    let Answer { code, reason, retry_after } = answer(error);
+    let StatusParts { code, reason, retry_after } = answer(error);
     let mut details = ErrorDetails::with_error_info(reason.name(), ERROR_DOMAIN, HashMap::new());
     if retry_after.is_some() {
         details.set_retry_info(retry_after);
@@ -78,7 +78,7 @@ pub(super) fn to_status(error: &Error) -> Status {
 
 /// An error as a failure on the session stream.
 pub(super) fn to_failure(error: &Error) -> Failure {
-    let Answer { reason, retry_after, .. } = answer(error);
+    let StatusParts { reason, retry_after, .. } = answer(error);
     Failure {
         reason: reason.into(),
         message: error.to_string(),

@@ -8,14 +8,14 @@ use std::{
 
 use futures::Stream;
 use lockd_proto::v1::{
-    self, AttachRequest, AttachResponse, ServerMessage, client_message::Message as Asked,
-    server_message::Message as Told,
+    self, AttachRequest, AttachResponse, ServerMessage, client_message::Message as FromClient,
+    server_message::Message as ToClient,
 };
 use tonic::{Status, Streaming};
 
 use super::{
     Api,
-    secret::Secret,
+    secret::SessionSecret,
     status::{to_failure, to_status},
     translate,
 };
@@ -25,7 +25,7 @@ use crate::{
         answer::{Answer, Attached},
         ask::{Ask, Hello},
         error::Error,
-        outbox::Frame,
+        outbox::AnswerFrame,
     },
     state::{LossCause, SessionEnd},
 };
@@ -40,7 +40,7 @@ const MAX_MESSAGES: usize = 1024;
 pub(crate) struct Frames {
     answers: Answers,
     /// The secret of a session that is opened: it goes with the first answer.
-    secret: Option<Secret>,
+    secret: Option<SessionSecret>,
 }
 
 impl Stream for Frames {
@@ -79,13 +79,13 @@ pub(super) async fn attach(
     Ok(frames)
 }
 
-fn hello(first: Option<Asked>) -> Result<(Hello, Option<Secret>), Error> {
+fn hello(first: Option<FromClient>) -> Result<(Hello, Option<SessionSecret>), Error> {
     match first {
-        Some(Asked::Open(open)) => {
+        Some(FromClient::Open(open)) => {
             let (open, secret) = translate::open(open)?;
             Ok((Hello::Open(Box::new(open)), Some(secret)))
         }
-        Some(Asked::Resume(resume)) => {
+        Some(FromClient::Resume(resume)) => {
             let by = translate::credential(resume.session)?;
             let open = resume.open.iter().map(|id| translate::request_id(id));
             Ok((Hello::Resume { by, open: open.collect::<Result<_, _>>()? }, None))
@@ -101,14 +101,16 @@ fn to_asks(frame: AttachRequest) -> Vec<Ask> {
     frame.messages.into_iter().map(|message| to_ask(message.message)).collect()
 }
 
-fn to_ask(message: Option<Asked>) -> Ask {
+fn to_ask(message: Option<FromClient>) -> Ask {
     checked(message).unwrap_or_else(Ask::Violation)
 }
 
-fn checked(message: Option<Asked>) -> Result<Ask, Error> {
+fn checked(message: Option<FromClient>) -> Result<Ask, Error> {
     match message {
-        Some(Asked::KeepAlive(keep_alive)) => Ok(Ask::KeepAlive { sequence: keep_alive.sequence }),
-        Some(Asked::Acquire(acquire)) => {
+        Some(FromClient::KeepAlive(keep_alive)) => {
+            Ok(Ask::KeepAlive { sequence: keep_alive.sequence })
+        }
+        Some(FromClient::Acquire(acquire)) => {
             let request = translate::request_id(&acquire.request_id)?;
             let acquire = translate::acquire(request, acquire);
             Ok(acquire.map_or_else(
@@ -116,11 +118,13 @@ fn checked(message: Option<Asked>) -> Result<Ask, Error> {
                 |acquire| Ask::Acquire(Box::new(acquire)),
             ))
         }
-        Some(Asked::Cancel(cancel)) => translate::request_id(&cancel.request_id).map(Ask::Cancel),
-        Some(Asked::Release(release)) => {
+        Some(FromClient::Cancel(cancel)) => {
+            translate::request_id(&cancel.request_id).map(Ask::Cancel)
+        }
+        Some(FromClient::Release(release)) => {
             translate::request_id(&release.request_id).map(Ask::Release)
         }
-        Some(Asked::Update(update)) => {
+        Some(FromClient::Update(update)) => {
             let request = translate::request_id(&update.request_id)?;
             let change = translate::change(update.change);
             Ok(change.map_or_else(
@@ -128,36 +132,36 @@ fn checked(message: Option<Asked>) -> Result<Ask, Error> {
                 |change| Ask::Update(request, change),
             ))
         }
-        Some(Asked::Close(v1::Close {})) => Ok(Ask::Close),
-        Some(Asked::Open(_) | Asked::Resume(_)) => {
+        Some(FromClient::Close(v1::Close {})) => Ok(Ask::Close),
+        Some(FromClient::Open(_) | FromClient::Resume(_)) => {
             Err(Error::Protocol("open or resume may only be the first message"))
         }
         None => Err(Error::Protocol("a message of a kind that this version does not know")),
     }
 }
 
-fn to_frame(frame: Frame, secret: &mut Option<Secret>) -> AttachResponse {
+fn to_frame(frame: AnswerFrame, secret: &mut Option<SessionSecret>) -> AttachResponse {
     let to_message = |answer| {
-        let mut told = to_told(answer);
-        if let Told::Attached(v1::Attached { session: Some(session), .. }) = &mut told {
-            session.secret = secret.take().map(Secret::reveal).unwrap_or_default();
+        let mut message = to_message(answer);
+        if let ToClient::Attached(v1::Attached { session: Some(session), .. }) = &mut message {
+            session.secret = secret.take().map(SessionSecret::reveal).unwrap_or_default();
         }
-        ServerMessage { message: Some(told) }
+        ServerMessage { message: Some(message) }
     };
     let messages = frame.answers.into_iter().map(to_message).collect();
     AttachResponse { messages, durable: frame.durable.0 }
 }
 
-fn to_told(answer: Answer) -> Told {
+fn to_message(answer: Answer) -> ToClient {
     match answer {
-        Answer::Attached(attached) => Told::Attached(to_attached(*attached)),
+        Answer::Attached(attached) => ToClient::Attached(to_attached(*attached)),
         Answer::KeepAliveAck { sequence, ttl } => {
             let ttl = Some(translate::to_wire_duration(ttl));
-            Told::KeepAliveAck(v1::KeepAliveAck { sequence, ttl })
+            ToClient::KeepAliveAck(v1::KeepAliveAck { sequence, ttl })
         }
         Answer::Queued(id, ahead) => {
             let count = ahead.as_ref().map_or(0, |ahead| ahead.count);
-            Told::Queued(v1::Queued {
+            ToClient::Queued(v1::Queued {
                 request_id: translate::bytes(id),
                 ahead: u32::try_from(count).unwrap_or(u32::MAX),
                 holder: ahead.and_then(|it| it.holder).as_ref().map(translate::to_holder),
@@ -165,23 +169,23 @@ fn to_told(answer: Answer) -> Told {
         }
         Answer::Granted(id, token) => {
             let grant = Some(v1::Grant { token: token.0 });
-            Told::Granted(v1::Granted { request_id: translate::bytes(id), grant })
+            ToClient::Granted(v1::Granted { request_id: translate::bytes(id), grant })
         }
         Answer::Refused(id, refusal) => {
             let refusal = Some(translate::to_refusal(*refusal));
-            Told::Refused(v1::Refused { request_id: translate::bytes(id), refusal })
+            ToClient::Refused(v1::Refused { request_id: translate::bytes(id), refusal })
         }
         Answer::Failed(id, error) => {
             let failure = Some(to_failure(&error));
-            Told::Failed(v1::Failed { request_id: translate::bytes(id), failure })
+            ToClient::Failed(v1::Failed { request_id: translate::bytes(id), failure })
         }
-        Answer::Released { request, found, undurable } => Told::Released(v1::Released {
+        Answer::Released { request, found, undurable } => ToClient::Released(v1::Released {
             request_id: translate::bytes(request),
             outcome: translate::to_release_outcome(found).into(),
             position: undurable.map_or(0, |position| position.0),
         }),
-        Answer::Updated(id) => Told::Updated(v1::Updated { request_id: translate::bytes(id) }),
-        Answer::YieldRequested(id, reason) => Told::YieldRequested(v1::YieldRequested {
+        Answer::Updated(id) => ToClient::Updated(v1::Updated { request_id: translate::bytes(id) }),
+        Answer::YieldRequested(id, reason) => ToClient::YieldRequested(v1::YieldRequested {
             request_id: translate::bytes(id),
             reason: reason.into(),
         }),
@@ -192,16 +196,16 @@ fn to_told(answer: Answer) -> Told {
                 LossCause::Broken => (v1::LossReason::Broken, String::new()),
             };
             let (request_id, token) = (translate::bytes(id), token.0);
-            Told::Lost(v1::Lost { request_id, token, reason: reason.into(), detail })
+            ToClient::Lost(v1::Lost { request_id, token, reason: reason.into(), detail })
         }
         Answer::Ended(how) => {
             let reason = match how {
                 SessionEnd::Expired => v1::LossReason::Expired,
                 SessionEnd::Closed => v1::LossReason::Closed,
             };
-            Told::Ended(v1::Ended { reason: reason.into() })
+            ToClient::Ended(v1::Ended { reason: reason.into() })
         }
-        Answer::GoAway(error) => Told::GoAway(v1::GoAway { failure: Some(to_failure(&error)) }),
+        Answer::GoAway(error) => ToClient::GoAway(v1::GoAway { failure: Some(to_failure(&error)) }),
     }
 }
 

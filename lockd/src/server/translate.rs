@@ -12,7 +12,7 @@ use lockd_proto::{
 };
 use tonic::metadata::MetadataMap;
 
-use super::secret::Secret;
+use super::secret::SessionSecret;
 use crate::{
     core::{
         answer::{Released, describe_cycle},
@@ -98,25 +98,25 @@ pub(super) fn bytes(id: RequestId) -> Vec<u8> {
 pub(super) fn credential(session: Option<v1::SessionCredential>) -> Result<Credential, Error> {
     let v1::SessionCredential { session_id, secret, stream } =
         session.ok_or_else(|| missing("session"))?;
-    let secret_hash = Secret::new(secret).hash();
+    let secret_hash = SessionSecret::new(secret).hash();
     Ok(Credential { session: session_id.parse()?, secret_hash, stream })
 }
 
 /// A session to be opened, and its secret, which is made here for a client that has made none.
-pub(super) fn open(request: v1::OpenSessionRequest) -> Result<(Open, Secret), Error> {
+pub(super) fn open(request: v1::OpenSessionRequest) -> Result<(Open, SessionSecret), Error> {
     let ttl = request.ttl.map(|ttl| duration("ttl", ttl)).transpose()?;
     let ttl = TTLS.check(ttl.unwrap_or(DEFAULT_TTL))?;
     let client = client(request.client)?;
     let (session, stream, secret) = match request.session {
         Some(session) => {
-            let secret = Secret::new(session.secret);
+            let secret = SessionSecret::new(session.secret);
             if !secret.is_well_formed() {
                 let problem = "is no 64 hexadecimal digits: make it of 32 random bytes";
                 return Err(invalid("session.secret", problem));
             }
             (session.session_id.parse()?, session.stream, secret)
         }
-        None => (SessionId::random(), 0, Secret::random()?),
+        None => (SessionId::random(), 0, SessionSecret::random()?),
     };
     let ttl_ms = u32::try_from(ttl.get().as_millis()).unwrap_or(u32::MAX);
     Ok((Open { session, stream, secret_hash: secret.hash(), ttl_ms, client }, secret))

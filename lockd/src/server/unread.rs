@@ -35,11 +35,11 @@ const PIECE: usize = 16 * 1024;
 
 /// How many bytes an answer has.
 #[derive(Debug, Clone, Copy)]
-struct Size(usize);
+struct AnswerSize(usize);
 
 /// An answer whose bytes are counted.
 pub(super) fn counted<T: Message>(message: T) -> tonic::Response<T> {
-    let size = Size(message.encoded_len());
+    let size = AnswerSize(message.encoded_len());
     let mut response = tonic::Response::new(message);
     response.extensions_mut().insert(size);
     response
@@ -47,15 +47,15 @@ pub(super) fn counted<T: Message>(message: T) -> tonic::Response<T> {
 
 /// The unread bytes of all connections.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Unread(Arc<Mutex<Counts>>);
+pub(super) struct UnreadBytes(Arc<Mutex<UnreadCounts>>);
 
 #[derive(Debug, Default)]
-struct Counts {
+struct UnreadCounts {
     all: usize,
     of: HashMap<SocketAddr, usize>,
 }
 
-impl Unread {
+impl UnreadBytes {
     /// Counts an answer, if that stays within the bounds.
     fn count(&self, connection: SocketAddr, bytes: usize) -> Option<Counted> {
         let mut counts = self.0.lock();
@@ -72,7 +72,7 @@ impl Unread {
 /// An answer that is counted, until this is dropped.
 #[derive(Debug)]
 struct Counted {
-    unread: Unread,
+    unread: UnreadBytes,
     connection: SocketAddr,
     bytes: usize,
 }
@@ -90,7 +90,7 @@ impl Drop for Counted {
     }
 }
 
-impl<S> Layer<S> for Unread {
+impl<S> Layer<S> for UnreadBytes {
     type Service = CountingService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
@@ -102,7 +102,7 @@ impl<S> Layer<S> for Unread {
 #[derive(Debug, Clone)]
 pub(super) struct CountingService<S> {
     inner: S,
-    unread: Unread,
+    unread: UnreadBytes,
 }
 
 impl<S, B> Service<Request<B>> for CountingService<S>
@@ -130,29 +130,30 @@ where
 }
 
 fn bounded(
-    unread: &Unread,
+    unread: &UnreadBytes,
     connection: Option<SocketAddr>,
     response: Response<tonic::body::Body>,
 ) -> Response<tonic::body::Body> {
-    let size = response.extensions().get::<Size>().copied();
-    let (Some(Size(bytes)), Some(connection)) = (size, connection) else { return response };
+    let size = response.extensions().get::<AnswerSize>().copied();
+    let (Some(AnswerSize(bytes)), Some(connection)) = (size, connection) else { return response };
     match unread.count(connection, bytes) {
-        Some(counted) => response
-            .map(|body| tonic::body::Body::new(Pieces { body, rest: Bytes::new(), counted })),
+        Some(counted) => response.map(|body| {
+            tonic::body::Body::new(PiecewiseBody { body, rest: Bytes::new(), counted })
+        }),
         None => Status::from(Error::SlowConsumer).into_http(),
     }
 }
 
 /// A body in pieces, counted while there are more of them.
 #[derive(Debug)]
-struct Pieces {
+struct PiecewiseBody {
     body: tonic::body::Body,
     rest: Bytes,
     #[allow(dead_code, reason = "it is counted until it is dropped")]
     counted: Counted,
 }
 
-impl Body for Pieces {
+impl Body for PiecewiseBody {
     type Data = Bytes;
     type Error = Status;
 
@@ -189,7 +190,7 @@ mod tests {
 
     #[test]
     fn a_connection_has_its_bound_and_gives_back_what_was_read() {
-        let unread = Unread::default();
+        let unread = UnreadBytes::default();
         let [one, other] = [1, 2].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
         let half = MAX_OF_CONNECTION / 2;
         let counted = [unread.count(one, half), unread.count(one, half)];

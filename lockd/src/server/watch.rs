@@ -11,22 +11,22 @@ use lockd_proto::v1::{self, watch_response::Event};
 use tonic::Status;
 
 use super::translate;
-use crate::core::observe::{Seen, Watched};
+use crate::core::observe::{WatchEvent, Watched};
 
 /// What an observer is sent.
 #[derive(Debug)]
-pub(crate) struct Watch {
+pub(crate) struct WatchStream {
     /// `None` once it has ended.
     watched: Option<Arc<Watched>>,
 }
 
-impl Watch {
+impl WatchStream {
     pub(super) fn new(watched: Arc<Watched>) -> Self {
         Self { watched: Some(watched) }
     }
 }
 
-impl Stream for Watch {
+impl Stream for WatchStream {
     type Item = Result<v1::WatchResponse, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
@@ -41,12 +41,12 @@ impl Stream for Watch {
     }
 }
 
-fn to_response(seen: Seen) -> v1::WatchResponse {
+fn to_response(seen: WatchEvent) -> v1::WatchResponse {
     let (event, at) = match seen {
-        Seen::Changed(queue, at) => (Event::Changed(translate::to_lock(&queue)), at),
-        Seen::Freed(lock, at) => (Event::Freed(translate::to_ref(&lock)), at),
-        Seen::SnapshotEnd(at) => (Event::SnapshotEnd(v1::SnapshotEnd {}), at),
-        Seen::Confirmed(at) => (Event::Confirmed(v1::Confirmed {}), at),
+        WatchEvent::Changed(queue, at) => (Event::Changed(translate::to_lock(&queue)), at),
+        WatchEvent::Freed(lock, at) => (Event::Freed(translate::to_ref(&lock)), at),
+        WatchEvent::SnapshotEnd(at) => (Event::SnapshotEnd(v1::SnapshotEnd {}), at),
+        WatchEvent::Confirmed(at) => (Event::Confirmed(v1::Confirmed {}), at),
     };
     v1::WatchResponse { event: Some(event), revision: at.0 }
 }

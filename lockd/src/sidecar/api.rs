@@ -5,7 +5,7 @@ use std::{collections::HashMap, convert::Infallible, time::Duration};
 use axum::{
     Router,
     extract::{Path, Query, Request, State},
-    http::StatusCode,
+    http::{StatusCode, header::CONTENT_TYPE},
     response::{
         IntoResponse, Response, Sse,
         sse::{Event, KeepAlive},
@@ -23,14 +23,14 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
     Sidecar,
-    elections::{Changes, Standing},
+    elections::{Changes, ElectionState, OwnElection, value_of},
     forward,
-    locks::{Found, Holds, MOST, Terms},
+    locks::{AcquireOptions, GrantState, HeldLock, MAX_LOCKS},
 };
-use crate::{
-    cli::run::duration,
-    server::health::{JSON, TEXT},
-};
+use crate::duration;
+
+/// <https://prometheus.io/docs/instrumenting/exposition_formats/#text-based-format>
+const METRICS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// How long a resignation is waited for.
 const RESIGN: Duration = Duration::from_secs(30);
@@ -58,7 +58,7 @@ async fn otherwise(State(sidecar): State<Sidecar>, request: Request) -> Response
 pub(super) fn probes(metrics: PrometheusHandle) -> Router<Sidecar> {
     let measured = async move |State(sidecar): State<Sidecar>| {
         super::metrics::look_at(&sidecar).await;
-        (TEXT, metrics.render())
+        ([(CONTENT_TYPE, METRICS_TEXT)], metrics.render())
     };
     Router::new()
         .route("/readyz", get(ready))
@@ -69,24 +69,26 @@ pub(super) fn probes(metrics: PrometheusHandle) -> Router<Sidecar> {
 
 /// The route of Kubernetes' contrib/election. It names this candidate only while it surely leads.
 pub(super) fn leader_elector() -> Router<Sidecar> {
-    let named = async |State(sidecar): State<Sidecar>| match standing(&sidecar) {
-        Some(Standing::Me(_, identity, _)) => answer(StatusCode::OK, &json!({ "name": identity })),
-        Some(Standing::Another(leader)) => {
-            answer(StatusCode::OK, &json!({ "name": crate::cli::leader::value(&leader) }))
+    let named = async |State(sidecar): State<Sidecar>| match own_state(&sidecar) {
+        Some(ElectionState::Me(_, identity, _)) => {
+            answer(StatusCode::OK, &json!({ "name": identity }))
         }
-        Some(Standing::Nobody | Standing::Unknown) | None => {
+        Some(ElectionState::Another(leader)) => {
+            answer(StatusCode::OK, &json!({ "name": value_of(&leader) }))
+        }
+        Some(ElectionState::Nobody | ElectionState::Unknown) | None => {
             answer(StatusCode::SERVICE_UNAVAILABLE, &json!({ "name": "" }))
         }
     };
     Router::new().route("/", get(named))
 }
 
-fn standing(sidecar: &Sidecar) -> Option<Standing> {
-    sidecar.own.as_ref().map(super::elections::Own::standing)
+fn own_state(sidecar: &Sidecar) -> Option<ElectionState> {
+    sidecar.own.as_ref().map(OwnElection::state)
 }
 
 fn answer(code: StatusCode, body: &Value) -> Response {
-    (code, JSON, format!("{body}\n")).into_response()
+    (code, [(CONTENT_TYPE, "application/json")], format!("{body}\n")).into_response()
 }
 
 fn refusal(code: StatusCode, why: impl std::fmt::Display) -> Response {
@@ -94,28 +96,28 @@ fn refusal(code: StatusCode, why: impl std::fmt::Display) -> Response {
 }
 
 /// 200 where `holds` can be proved at this moment, else 503.
-fn probe(sidecar: &Sidecar, holds: impl FnOnce(&Standing) -> bool) -> Response {
+fn probe(sidecar: &Sidecar, holds: impl FnOnce(&ElectionState) -> bool) -> Response {
     let Some(own) = &sidecar.own else {
         let why = "this sidecar campaigns in no election: start it with --election";
         return refusal(StatusCode::NOT_FOUND, why);
     };
-    let standing = own.standing();
-    let code = if holds(&standing) { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    answer(code, &standing.to_json(&own.election))
+    let state = own.state();
+    let code = if holds(&state) { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    answer(code, &state.to_json(&own.election))
 }
 
 async fn leader(State(sidecar): State<Sidecar>) -> Response {
-    probe(&sidecar, |standing| matches!(standing, Standing::Me(..)))
+    probe(&sidecar, |state| matches!(state, ElectionState::Me(..)))
 }
 
 async fn standby(State(sidecar): State<Sidecar>) -> Response {
-    probe(&sidecar, |standing| matches!(standing, Standing::Another(_) | Standing::Nobody))
+    probe(&sidecar, |state| matches!(state, ElectionState::Another(_) | ElectionState::Nobody))
 }
 
 async fn ready(State(sidecar): State<Sidecar>) -> Response {
     let Some(client) = sidecar.client.get() else { return not_connected() };
-    let known = match standing(&sidecar) {
-        Some(standing) => standing != Standing::Unknown,
+    let known = match own_state(&sidecar) {
+        Some(state) => state != ElectionState::Unknown,
         None => client.status().await.is_ok(),
     };
     if known {
@@ -148,21 +150,21 @@ async fn election(State(sidecar): State<Sidecar>, Path(path): Path<String>) -> R
         return follow(&sidecar, name);
     }
     if let Some(own) = sidecar.own_election(name) {
-        return shown(&own.standing(), name);
+        return shown(&own.state(), name);
     }
     let Some(client) = sidecar.client.get() else { return not_connected() };
-    match Standing::ask(client, name).await {
-        Ok(standing) => shown(&standing, name),
+    match ElectionState::ask(client, name).await {
+        Ok(state) => shown(&state, name),
         Err(error) => failed(&error),
     }
 }
 
-fn shown(standing: &Standing, name: &str) -> Response {
-    let code = match standing {
-        Standing::Unknown => StatusCode::SERVICE_UNAVAILABLE,
-        Standing::Me(..) | Standing::Another(_) | Standing::Nobody => StatusCode::OK,
+fn shown(state: &ElectionState, name: &str) -> Response {
+    let code = match state {
+        ElectionState::Unknown => StatusCode::SERVICE_UNAVAILABLE,
+        ElectionState::Me(..) | ElectionState::Another(_) | ElectionState::Nobody => StatusCode::OK,
     };
-    answer(code, &standing.to_json(name))
+    answer(code, &state.to_json(name))
 }
 
 /// Where news of an election come from.
@@ -172,11 +174,11 @@ enum Source {
 }
 
 impl Source {
-    async fn next(&mut self) -> Option<Standing> {
+    async fn next(&mut self) -> Option<ElectionState> {
         match self {
             Self::Own(changes) => Some(changes.next().await),
             // Only a bad name can't be observed at all, and is refused before.
-            Self::Other(observation) => observation.next().await.ok().map(Standing::from),
+            Self::Other(observation) => observation.next().await.ok().map(ElectionState::from),
         }
     }
 }
@@ -201,8 +203,8 @@ fn events(
     permit: OwnedSemaphorePermit,
 ) -> impl Stream<Item = Result<Event, Infallible>> {
     stream::unfold((source, name, permit), async |(mut source, name, permit)| {
-        let standing = source.next().await?;
-        let event = Event::default().event("election").data(standing.to_json(&name).to_string());
+        let state = source.next().await?;
+        let event = Event::default().event("election").data(state.to_json(&name).to_string());
         Some((Ok(event), (source, name, permit)))
     })
 }
@@ -214,14 +216,14 @@ async fn resign(State(sidecar): State<Sidecar>, Path(path): Path<String>) -> Res
     let Some(own) = sidecar.own_election(name) else {
         return refusal(StatusCode::NOT_FOUND, "this sidecar does not campaign in that election");
     };
-    let latest = own.reign.borrow().clone();
-    let Some(reign) = latest.filter(|reign| !reign.valid_for().is_zero()) else {
+    let latest = own.term.borrow().clone();
+    let Some(term) = latest.filter(|term| !term.valid_for().is_zero()) else {
         return refusal(StatusCode::CONFLICT, "this sidecar does not lead");
     };
     own.resign.notify_waiters();
-    match tokio::time::timeout(RESIGN, reign.context.cancelled()).await {
+    match tokio::time::timeout(RESIGN, term.context.cancelled()).await {
         Ok(_) => {
-            answer(StatusCode::OK, &json!({ "election": name, "token": reign.token.to_string() }))
+            answer(StatusCode::OK, &json!({ "election": name, "token": term.token.to_string() }))
         }
         Err(_) => refusal(StatusCode::SERVICE_UNAVAILABLE, "it has not resigned yet"),
     }
@@ -229,18 +231,18 @@ async fn resign(State(sidecar): State<Sidecar>, Path(path): Path<String>) -> Res
 
 /// What is asked for beside the name.
 #[derive(Default)]
-struct Asked {
-    terms: Terms,
+struct LockQuery {
+    options: AcquireOptions,
     token: Option<FencingToken>,
 }
 
-fn asked(query: &HashMap<String, String>) -> Result<Asked, String> {
-    let mut asked = Asked::default();
+fn asked(query: &HashMap<String, String>) -> Result<LockQuery, String> {
+    let mut asked = LockQuery::default();
     for (key, value) in query {
         let wrong = |why: String| format!("{key}={value}: {why}");
         match key.as_str() {
-            "wait" => asked.terms.wait = Some(duration(value).map_err(wrong)?),
-            "ttl" => asked.terms.ttl = Some(duration(value).map_err(wrong)?),
+            "wait" => asked.options.wait = Some(duration::parse(value).map_err(wrong)?),
+            "ttl" => asked.options.ttl = Some(duration::parse(value).map_err(wrong)?),
             "token" => {
                 let token = value.parse().ok().and_then(FencingToken::new);
                 asked.token = Some(token.ok_or_else(|| wrong("not a token".to_owned()))?);
@@ -256,26 +258,31 @@ async fn lock(
     Path(path): Path<String>,
     Query(query): Query<HashMap<String, String>>,
 ) -> Response {
-    let Asked { terms, token } = match asked(&query) {
+    let LockQuery { options, token } = match asked(&query) {
         Ok(asked) => asked,
         Err(why) => return refusal(StatusCode::BAD_REQUEST, why),
     };
     let Some(client) = sidecar.client.get() else { return not_connected() };
     match path.rsplit_once(':') {
-        Some((name, "acquire")) => acquire(&sidecar, client, name, terms).await,
-        Some((name, "ensure")) => ensure(&sidecar, client, name, token, terms).await,
+        Some((name, "acquire")) => acquire(&sidecar, client, name, options).await,
+        Some((name, "ensure")) => ensure(&sidecar, client, name, token, options).await,
         Some((name, "release")) => release(&sidecar, name, token).await,
         _ => refusal(StatusCode::NOT_FOUND, "a lock has :acquire, :ensure and :release"),
     }
 }
 
-async fn acquire(sidecar: &Sidecar, client: &Client, name: &str, terms: Terms) -> Response {
+async fn acquire(
+    sidecar: &Sidecar,
+    client: &Client,
+    name: &str,
+    options: AcquireOptions,
+) -> Response {
     if !sidecar.locks.has_room() {
-        let why = format!("this app holds {MOST} locks: release some");
+        let why = format!("this app holds {MAX_LOCKS} locks: release some");
         return refusal(StatusCode::TOO_MANY_REQUESTS, why);
     }
-    match sidecar.locks.acquire(client, name, terms).await {
-        Ok(holds) => held(name, holds),
+    match sidecar.locks.acquire(client, name, options).await {
+        Ok(lock) => held(name, lock),
         Err(error) => failed(&error),
     }
 }
@@ -285,12 +292,12 @@ async fn ensure(
     client: &Client,
     name: &str,
     token: Option<FencingToken>,
-    terms: Terms,
+    options: AcquireOptions,
 ) -> Response {
     match (sidecar.locks.find(name, token), token) {
-        (Found::Held(holds), _) => held(name, holds),
-        (Found::Unknown, None) => acquire(sidecar, client, name, terms).await,
-        (Found::Lost, _) | (Found::Unknown, Some(_)) => lost(),
+        (GrantState::Held(lock), _) => held(name, lock),
+        (GrantState::Unknown, None) => acquire(sidecar, client, name, options).await,
+        (GrantState::Lost, _) | (GrantState::Unknown, Some(_)) => lost(),
     }
 }
 
@@ -298,7 +305,7 @@ async fn release(sidecar: &Sidecar, name: &str, token: Option<FencingToken>) -> 
     match sidecar.locks.release(name, token).await {
         Some(Ok(Released::Released)) => answer(StatusCode::OK, &json!({ "name": name })),
         Some(Ok(Released::Unknown)) => {
-            let why = "nobody has answered: it is free when its lease ends";
+            let why = "lockd has not answered: the lock is free when its lease ends";
             refusal(StatusCode::SERVICE_UNAVAILABLE, why)
         }
         Some(Ok(Released::AlreadyLost)) | None => lost(),
@@ -306,7 +313,7 @@ async fn release(sidecar: &Sidecar, name: &str, token: Option<FencingToken>) -> 
     }
 }
 
-fn held(name: &str, Holds { token, valid_for }: Holds) -> Response {
+fn held(name: &str, HeldLock { token, valid_for }: HeldLock) -> Response {
     let left = u64::try_from(valid_for.as_millis()).unwrap_or(u64::MAX);
     let body = json!({ "name": name, "token": token.to_string(), "valid_for_ms": left });
     answer(StatusCode::OK, &body)

@@ -4,36 +4,21 @@
 mod process;
 mod url;
 
-use std::time::Duration;
-
-use clap::Args as ClapArgs;
 use lockd_client::Context;
 use tokio_util::sync::CancellationToken;
 
-use self::{
-    process::Process,
-    url::{AppUrl, Watched},
-};
-use crate::{
-    cli::{exit::Failure, run::duration},
-    serve::Lifecycle,
-};
+pub(crate) use self::url::AppUrl;
+use self::{process::Process, url::WatchedUrl};
+use super::SidecarError;
+use crate::telemetry::tasks::Lifecycle;
 
-/// The flags that say by what the app is known to live.
-#[derive(Debug, Clone, ClapArgs)]
-pub(super) struct WatchArgs {
-    /// The process of the app: leads while that lives, and lets go at once when it dies
-    #[arg(long, value_name = "PID", requires = "election", conflicts_with = "watch_url")]
-    watch_pid: Option<i32>,
-
-    /// An http:// URL of the app, asked once a second: leads while that answers, with any status, and
-    /// lets go at once when it is refused or silent for 3 s
-    #[arg(long, value_name = "URL", requires = "election")]
-    watch_url: Option<AppUrl>,
-
-    /// How long an app that is watched may take to end after SIGTERM has come here
-    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "30s")]
-    drain: Duration,
+/// By what the app is known to live.
+#[derive(Debug)]
+pub(crate) enum AppWatch {
+    /// The process with this id.
+    Process(i32),
+    /// Answers to requests.
+    Url(AppUrl),
 }
 
 /// What is known of the app.
@@ -42,36 +27,26 @@ pub(super) enum App {
     /// Nothing: it is taken to live for as long as the sidecar.
     Unwatched,
     Process(Process),
-    Url(Watched),
+    Url(WatchedUrl),
 }
 
 /// A life of the app: cancelled when that ends.
-pub(super) type Life = CancellationToken;
-
-impl WatchArgs {
-    /// How long the app may take to end. What is not watched can't be waited for.
-    pub(super) fn drain(&self) -> Duration {
-        match (self.watch_pid, &self.watch_url) {
-            (None, None) => Duration::ZERO,
-            (Some(_), _) | (_, Some(_)) => self.drain,
-        }
-    }
-}
+pub(super) type AppLife = CancellationToken;
 
 impl App {
     /// Watches the app from now on.
-    pub(super) fn watched(args: &WatchArgs, life: &Lifecycle) -> Result<Self, Failure> {
-        Ok(match (args.watch_pid, args.watch_url.clone()) {
-            (Some(pid), _) => Self::Process(Process::find(pid)?),
-            (None, Some(url)) => Self::Url(url.watch(&life.tasks, life.end.clone())),
-            (None, None) => Self::Unwatched,
+    pub(super) fn watched(watch: Option<AppWatch>, life: &Lifecycle) -> Result<Self, SidecarError> {
+        Ok(match watch {
+            Some(AppWatch::Process(pid)) => Self::Process(Process::find(pid)?),
+            Some(AppWatch::Url(url)) => Self::Url(url.watch(&life.tasks, life.end.clone())),
+            None => Self::Unwatched,
         })
     }
 
     /// Waits until it lives; `None` when it never will again. Cancel safe.
-    pub(super) async fn lives(&self) -> Option<Life> {
+    pub(super) async fn lives(&self) -> Option<AppLife> {
         match self {
-            Self::Unwatched => Some(Life::new()),
+            Self::Unwatched => Some(AppLife::new()),
             Self::Process(process) => process.life(),
             Self::Url(url) => url.lives().await,
         }

@@ -15,25 +15,26 @@ use lockd_proto::retry::{Policy, Retry};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    app::{App, Life},
-    elections::{Own, Reign},
+    app::{App, AppLife},
+    elections::{OwnElection, Term},
     hooks::Hooks,
     label::PodLabel,
     metrics,
     state_file::StateFile,
 };
-use crate::cli::run::grace_of;
 
 /// Takes part in an election for as long as the sidecar runs.
 #[derive(Debug)]
 pub(super) struct Candidate {
     pub(super) election: Election,
-    pub(super) own: Own,
+    pub(super) own: OwnElection,
     pub(super) hooks: Hooks,
     pub(super) state_file: Option<StateFile>,
     pub(super) app: App,
     pub(super) label: Option<PodLabel>,
     pub(super) ttl: Duration,
+    /// How long before its lease ends a leadership is given up.
+    pub(super) grace: Duration,
     /// Time limit for the app to end when the sidecar stops.
     pub(super) drain: Duration,
     pub(super) stop: CancellationToken,
@@ -41,7 +42,7 @@ pub(super) struct Candidate {
     pub(super) end: CancellationToken,
 }
 
-/// Why a reign ends.
+/// Why a term ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Over {
     /// It is to stop.
@@ -58,7 +59,7 @@ impl Candidate {
     /// Runs until the sidecar is to stop. What is held is released then.
     pub(super) async fn run(self) {
         let mut retry = Retry::new(Policy::default());
-        self.tell(None).await;
+        self.write_state(None).await;
         while !self.stop.is_cancelled() {
             let life = match self.stop.run_until_cancelled(self.app.lives()).await {
                 Some(Some(life)) => life,
@@ -91,20 +92,20 @@ impl Candidate {
         }
     }
 
-    async fn lead(&self, leadership: Leadership, life: &Life) {
+    async fn lead(&self, leadership: Leadership, life: &AppLife) {
         let token = leadership.token();
         let (context, over) = leadership.context().with_cancel();
-        let reign = Reign { token, context };
+        let term = Term { token, context };
         tracing::info!(election = self.own.election, %token, "leading");
         metrics::elected();
-        self.own.reign.send_replace(Some(reign.clone()));
-        self.tell(Some(&reign)).await;
+        self.own.term.send_replace(Some(term.clone()));
+        self.write_state(Some(&term)).await;
         self.label(true);
         let elected = self.hooks.elected(token);
-        let why = self.end(&leadership, &reign, life).await;
+        let why = self.end(&leadership, &term, life).await;
         over.cancel();
         tracing::info!(election = self.own.election, %token, ?why, "leading no longer");
-        self.tell(None).await;
+        self.write_state(None).await;
         self.label(false);
         drop(elected);
         let left = leadership.context();
@@ -115,35 +116,34 @@ impl Candidate {
         }
     }
 
-    /// Waits until the reign has to end, and says why.
-    async fn end(&self, leadership: &Leadership, reign: &Reign, life: &Life) -> Over {
-        let grace = grace_of(self.ttl);
+    /// Waits until the term has to end, and says why.
+    async fn end(&self, leadership: &Leadership, term: &Term, life: &AppLife) -> Over {
         tokio::select! {
             biased;
             _ = leadership.lost() => Over::Lost,
             () = life.cancelled() => Over::Died,
-            () = self.told_to_stop() => Over::Stop,
+            () = self.is_to_stop() => Over::Stop,
             reason = leadership.yield_requested() => Over::Asked(reason),
             () = self.own.resign.notified() => Over::Asked("the app has asked for it".to_owned()),
-            () = self.renewed(reign, grace) => Over::Lost,
+            () = self.renewed(term) => Over::Lost,
         }
     }
 
-    /// Keeps the state file at what is true, until the lease ends within `grace`.
-    async fn renewed(&self, reign: &Reign, grace: Duration) {
+    /// Keeps the state file at what is true, until the lease ends within the grace.
+    async fn renewed(&self, term: &Term) {
         loop {
-            let left = reign.valid_for();
-            let Some(spare) = left.checked_sub(grace).filter(|spare| !spare.is_zero()) else {
+            let left = term.valid_for();
+            let Some(spare) = left.checked_sub(self.grace).filter(|spare| !spare.is_zero()) else {
                 return;
             };
-            self.tell(Some(reign)).await;
+            self.write_state(Some(term)).await;
             // A lease that is renewed is renewed five times in its length.
             tokio::time::sleep(spare.min(self.ttl / 5)).await;
         }
     }
 
     /// Waits until the sidecar is to stop and the app has had its time to end.
-    async fn told_to_stop(&self) {
+    async fn is_to_stop(&self) {
         self.stop.cancelled().await;
         self.end.run_until_cancelled(tokio::time::sleep(self.drain)).await;
     }
@@ -170,9 +170,9 @@ impl Candidate {
         }
     }
 
-    async fn tell(&self, reign: Option<&Reign>) {
+    async fn write_state(&self, term: Option<&Term>) {
         if let Some(file) = &self.state_file {
-            file.write(reign).await;
+            file.write(term).await;
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Who leads: its own reign by its own clock, and the others' by what lockd says.
+//! Who leads: its own term by its own clock, and the others' by what lockd says.
 
 use std::{sync::Arc, time::Duration};
 
@@ -8,30 +8,29 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::metrics;
-use crate::cli::leader::value;
 
 /// How long lockd may take to say who leads.
 const ASK: Duration = Duration::from_secs(2);
 
 /// The election that the sidecar campaigns in.
 #[derive(Debug, Clone)]
-pub(super) struct Own {
+pub(super) struct OwnElection {
     pub(super) election: String,
     pub(super) identity: String,
-    /// Its latest reign, which may be over.
-    pub(super) reign: Arc<watch::Sender<Option<Reign>>>,
+    /// Its latest term, which may be over.
+    pub(super) term: Arc<watch::Sender<Option<Term>>>,
     /// Wakes the leading candidate, to resign.
     pub(super) resign: Arc<Notify>,
     observed: watch::Receiver<Observed>,
 }
 
-/// Where what is observed goes.
+/// Keeps an [`OwnElection`] up to date with what lockd says.
 #[derive(Debug)]
-pub(super) struct Told(watch::Sender<Observed>);
+pub(super) struct ElectionObserver(watch::Sender<Observed>);
 
 /// A time of leading.
 #[derive(Debug, Clone)]
-pub(super) struct Reign {
+pub(super) struct Term {
     pub(super) token: FencingToken,
     /// Ends with the lease, or when it resigns.
     pub(super) context: Context,
@@ -39,7 +38,7 @@ pub(super) struct Reign {
 
 /// Who leads an election, as far as can be said at this moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Standing {
+pub(super) enum ElectionState {
     /// This sidecar, for at least this long.
     Me(FencingToken, String, Duration),
     Another(Leader),
@@ -47,80 +46,80 @@ pub(super) enum Standing {
     Unknown,
 }
 
-impl Reign {
+impl Term {
     /// How long it lasts for certain if nothing is renewed any more; nothing once it is over.
     pub(super) fn valid_for(&self) -> Duration {
         self.context.remaining().unwrap_or_default()
     }
 }
 
-impl Own {
-    pub(super) fn new(election: String, identity: String) -> (Self, Told) {
-        let (told, observed) = watch::channel(Observed::Unknown);
-        let (reign, resign) = (Arc::new(watch::Sender::new(None)), Arc::default());
-        (Self { election, identity, reign, resign, observed }, Told(told))
+impl OwnElection {
+    pub(super) fn new(election: String, identity: String) -> (Self, ElectionObserver) {
+        let (observer, observed) = watch::channel(Observed::Unknown);
+        let (term, resign) = (Arc::new(watch::Sender::new(None)), Arc::default());
+        (Self { election, identity, term, resign, observed }, ElectionObserver(observer))
     }
 
-    pub(super) fn standing(&self) -> Standing {
-        let latest = self.reign.borrow().clone();
+    pub(super) fn state(&self) -> ElectionState {
+        let latest = self.term.borrow().clone();
         // Looked at once: a moment later it may be over.
-        let left = latest.as_ref().map(Reign::valid_for).unwrap_or_default();
-        if let Some(reign) = latest.as_ref().filter(|_| !left.is_zero()) {
-            return Standing::Me(reign.token, self.identity.clone(), left);
+        let left = latest.as_ref().map(Term::valid_for).unwrap_or_default();
+        if let Some(term) = latest.as_ref().filter(|_| !left.is_zero()) {
+            return ElectionState::Me(term.token, self.identity.clone(), left);
         }
         match &*self.observed.borrow() {
             // It led until now, and what was observed is of that time.
             Observed::Leader(leader) if latest.is_some_and(|last| last.token == leader.token) => {
-                Standing::Unknown
+                ElectionState::Unknown
             }
-            observed => Standing::from(observed.clone()),
+            observed => ElectionState::from(observed.clone()),
         }
     }
 
     /// How it stands, and then each change.
     pub(super) fn changes(&self) -> Changes {
-        Changes { reign: self.reign.subscribe(), own: self.clone(), last: None }
+        Changes { term: self.term.subscribe(), own: self.clone(), last: None }
     }
 }
 
 /// How the sidecar's own election stands, one change after the other.
 #[derive(Debug)]
 pub(super) struct Changes {
-    own: Own,
-    reign: watch::Receiver<Option<Reign>>,
-    last: Option<Standing>,
+    own: OwnElection,
+    term: watch::Receiver<Option<Term>>,
+    last: Option<ElectionState>,
 }
 
 impl Changes {
-    /// The next standing. Cancel safe.
-    pub(super) async fn next(&mut self) -> Standing {
+    /// The next state. Cancel safe.
+    pub(super) async fn next(&mut self) -> ElectionState {
         loop {
-            let latest = self.reign.borrow_and_update().clone();
+            let latest = self.term.borrow_and_update().clone();
             self.own.observed.mark_unchanged();
-            let now = self.own.standing();
+            let now = self.own.state();
             if !self.last.as_ref().is_some_and(|last| last.is_like(&now)) {
                 self.last = Some(now.clone());
                 return now;
             }
             let over = async {
                 match (&now, latest) {
-                    (Standing::Me(..), Some(reign)) => drop(reign.context.cancelled().await),
+                    (ElectionState::Me(..), Some(term)) => drop(term.context.cancelled().await),
                     _ => std::future::pending().await,
                 }
             };
             // Who observes ends with the sidecar, or earlier: then nothing more is heard from there.
             tokio::select! {
                 () = over => {}
-                Ok(()) = self.reign.changed() => {}
+                Ok(()) = self.term.changed() => {}
                 Ok(()) = self.own.observed.changed() => {}
             }
         }
     }
 }
 
-impl Told {
-    /// Keeps up with an election until the end.
-    pub(super) async fn observe(self, mut observation: Observation, end: CancellationToken) {
+impl ElectionObserver {
+    /// Passes on what is observed until the end.
+    pub(super) async fn run(self, mut observation: Observation, end: CancellationToken) {
         let mut last = None;
         while let Some(observed) = end.run_until_cancelled(observation.next()).await {
             match observed {
@@ -142,7 +141,12 @@ impl Told {
     }
 }
 
-impl From<Observed> for Standing {
+/// What a leader has said of itself.
+pub(super) fn value_of(leader: &Leader) -> String {
+    String::from_utf8_lossy(&leader.value).into_owned()
+}
+
+impl From<Observed> for ElectionState {
     fn from(observed: Observed) -> Self {
         match observed {
             Observed::Leader(leader) => Self::Another(leader),
@@ -152,7 +156,7 @@ impl From<Observed> for Standing {
     }
 }
 
-impl Standing {
+impl ElectionState {
     /// Whether it is the same but for how long it lasts.
     fn is_like(&self, other: &Self) -> bool {
         match (self, other) {
@@ -175,7 +179,7 @@ impl Standing {
             Self::Me(token, identity, valid_for) => {
                 ("leader", Some(identity.clone()), Some(*token), Some(*valid_for))
             }
-            Self::Another(leader) => ("standby", Some(value(leader)), Some(leader.token), None),
+            Self::Another(leader) => ("standby", Some(value_of(leader)), Some(leader.token), None),
             Self::Nobody => ("nobody", None, None, None),
             Self::Unknown => ("unknown", None, None, None),
         };

@@ -9,7 +9,7 @@ use rustix::{
 };
 use tokio::process::{Child, Command};
 
-use super::{ReignArgs, elections::Own};
+use super::{Candidacy, elections::OwnElection};
 
 /// Time limit for a command that reports a loss.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -25,19 +25,19 @@ pub(super) struct Hooks {
 
 /// A command that runs. Dropping it ends all of its processes.
 #[derive(Debug)]
-pub(super) struct Running {
+pub(super) struct HookProcess {
     child: Child,
     group: Option<Pid>,
 }
 
 impl Hooks {
-    pub(super) fn new(args: &ReignArgs, own: &Own) -> Self {
-        let (elected, lost) = (args.on_elected.clone(), args.on_lost.clone());
+    pub(super) fn new(candidacy: &Candidacy, own: &OwnElection) -> Self {
+        let (elected, lost) = (candidacy.on_elected.clone(), candidacy.on_lost.clone());
         Self { elected, lost, election: own.election.clone(), identity: own.identity.clone() }
     }
 
     /// Starts the command for an election. What is returned is not to outlive the leadership.
-    pub(super) fn elected(&self, token: FencingToken) -> Option<Running> {
+    pub(super) fn elected(&self, token: FencingToken) -> Option<HookProcess> {
         self.start("--on-elected", self.elected.as_ref()?, token)
     }
 
@@ -60,7 +60,7 @@ impl Hooks {
         }
     }
 
-    fn start(&self, flag: &str, command: &str, token: FencingToken) -> Option<Running> {
+    fn start(&self, flag: &str, command: &str, token: FencingToken) -> Option<HookProcess> {
         let started = Command::new("sh")
             .args(["-c", command])
             .env("LOCKD_ELECTION", &self.election)
@@ -72,7 +72,7 @@ impl Hooks {
         match started {
             Ok(child) => {
                 let group = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
-                Some(Running { child, group })
+                Some(HookProcess { child, group })
             }
             Err(error) => {
                 tracing::error!(%error, flag, "can't be run");
@@ -82,7 +82,7 @@ impl Hooks {
     }
 }
 
-impl Drop for Running {
+impl Drop for HookProcess {
     fn drop(&mut self) {
         // Its group may be there when the command itself has ended.
         let Some(group) = self.group else { return };

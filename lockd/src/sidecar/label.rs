@@ -12,14 +12,12 @@ use serde_json::json;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::{
-    cli::exit::{Exit, Failure},
-    telemetry::tasks::Tasks,
-};
+use super::SidecarError;
+use crate::telemetry::tasks::Tasks;
 
 /// A label's key, and its value for a leader and for all others.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Label {
+pub(crate) struct Label {
     key: String,
     leader: String,
     standby: String,
@@ -60,14 +58,9 @@ impl Label {
         self,
         tasks: &Tasks,
         end: CancellationToken,
-    ) -> Result<PodLabel, Failure> {
-        let pod = std::env::var("POD_NAME").map_err(|_| {
-            let why = "--pod-label needs POD_NAME and POD_NAMESPACE, from the downward API";
-            Failure::new(Exit::Config, why.to_owned())
-        })?;
-        let client = Client::try_default().await.map_err(|error| {
-            Failure::new(Exit::Config, format!("--pod-label: no API server is known: {error}"))
-        })?;
+    ) -> Result<PodLabel, SidecarError> {
+        let pod = std::env::var("POD_NAME").map_err(|_| SidecarError::UnknownPod)?;
+        let client = Client::try_default().await.map_err(SidecarError::NoApiServer)?;
         let namespace = std::env::var("POD_NAMESPACE");
         let namespace = namespace.unwrap_or_else(|_| client.default_namespace().to_owned());
         let pods = Api::<Pod>::namespaced(client, &namespace);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use metrics::{counter, describe_counter, describe_gauge, gauge};
 use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle};
 
-use super::{Sidecar, elections::Standing};
+use super::{Sidecar, elections::ElectionState};
 
 /// How long lockd may take to say who else campaigns.
 const ASK: Duration = Duration::from_secs(1);
@@ -63,15 +63,15 @@ pub(super) async fn look_at(sidecar: &Sidecar) {
     let yes = |yes: bool| if yes { 1.0 } else { 0.0 };
     gauge!("lockd_sidecar_locks").set(sidecar.locks.count() as f64);
     let Some(own) = &sidecar.own else { return };
-    let (election, standing) = (own.election.clone(), own.standing());
-    let (leads, left) = match &standing {
-        Standing::Me(_, _, left) => (1.0, left.as_secs_f64()),
-        Standing::Another(_) | Standing::Nobody | Standing::Unknown => (0.0, 0.0),
+    let (election, state) = (own.election.clone(), own.state());
+    let (leads, left) = match &state {
+        ElectionState::Me(_, _, left) => (1.0, left.as_secs_f64()),
+        ElectionState::Another(_) | ElectionState::Nobody | ElectionState::Unknown => (0.0, 0.0),
     };
     gauge!("lockd_sidecar_leader", "election" => election.clone()).set(leads);
     gauge!("leader_election_master_status", "name" => election.clone()).set(leads);
     gauge!("lockd_sidecar_lease_seconds", "election" => election.clone()).set(left);
-    gauge!("lockd_sidecar_connected").set(yes(standing != Standing::Unknown));
+    gauge!("lockd_sidecar_connected").set(yes(state != ElectionState::Unknown));
     let Some(client) = sidecar.client.get() else { return };
     if let Ok(Ok(found)) = tokio::time::timeout(ASK, client.get(&election)).await {
         let waiting = found.map_or(0, |lock| lock.waiters.len());

@@ -8,7 +8,7 @@ use std::{
 
 use tokio::net::UnixListener;
 
-use crate::cli::exit::{Exit, Failure};
+use super::SidecarError;
 
 /// The file. Dropping it removes it.
 #[derive(Debug)]
@@ -16,19 +16,14 @@ pub(super) struct Socket(PathBuf);
 
 impl Socket {
     /// Listens at a path. A file that was left there by one that is dead is replaced.
-    pub(super) fn bind(path: &Path) -> Result<(UnixListener, Self), Failure> {
+    pub(super) fn bind(path: &Path) -> Result<(UnixListener, Self), SidecarError> {
         let listener = match UnixListener::bind(path) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_dead(path) => {
                 std::fs::remove_file(path).and_then(|()| UnixListener::bind(path))
             }
             listener => listener,
         };
-        let unusable = |error| {
-            Failure::new(
-                Exit::Config,
-                format!("can't listen on --socket {}: {error}", path.display()),
-            )
-        };
+        let unusable = |source| SidecarError::Socket { path: path.display().to_string(), source };
         listener.map(|listener| (listener, Self(path.to_owned()))).map_err(unusable)
     }
 }

@@ -7,7 +7,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::elections::{Own, Reign};
+use super::elections::{OwnElection, Term};
 
 /// A file that is replaced as a whole.
 #[derive(Debug)]
@@ -18,26 +18,26 @@ pub(super) struct StateFile {
 }
 
 impl StateFile {
-    pub(super) fn new(path: PathBuf, own: &Own) -> Self {
+    pub(super) fn new(path: PathBuf, own: &OwnElection) -> Self {
         Self { path, election: own.election.clone(), identity: own.identity.clone() }
     }
 
     /// Writes what is true now. A reader that finds `valid_until_unix_ms` in the past knows
     /// that the file is no longer written.
-    pub(super) async fn write(&self, reign: Option<&Reign>) {
-        let state = self.state(reign);
+    pub(super) async fn write(&self, term: Option<&Term>) {
+        let state = self.state(term);
         if let Err(error) = self.replace(&state).await {
             tracing::error!(%error, path = %self.path.display(), "the state file can't be written");
         }
     }
 
-    fn state(&self, reign: Option<&Reign>) -> Value {
+    fn state(&self, term: Option<&Term>) -> Value {
         json!({
             "election": self.election,
             "identity": self.identity,
-            "leader": reign.is_some(),
-            "token": reign.map(|reign| reign.token.to_string()),
-            "valid_until_unix_ms": reign.map(valid_until_unix_ms),
+            "leader": term.is_some(),
+            "token": term.map(|term| term.token.to_string()),
+            "valid_until_unix_ms": term.map(valid_until_unix_ms),
         })
     }
 
@@ -51,8 +51,8 @@ impl StateFile {
 }
 
 #[allow(clippy::disallowed_methods, reason = "the app reads the same clock of the same machine")]
-fn valid_until_unix_ms(reign: &Reign) -> u64 {
-    let until = SystemTime::now() + reign.valid_for();
+fn valid_until_unix_ms(term: &Term) -> u64 {
+    let until = SystemTime::now() + term.valid_for();
     let since = until.duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

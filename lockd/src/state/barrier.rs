@@ -8,9 +8,9 @@
 
 use super::{
     Outcome, Stage, State,
-    turn::{Exit, Turn},
+    turn::{LeaveCause, Turn},
 };
-use crate::record::{Kind, LockId};
+use crate::record::{LockId, QueueKind};
 
 impl State {
     /// A party has left, and waits for the others to do so. The last one ends the wait.
@@ -27,7 +27,7 @@ impl State {
             turn.touch(&lock);
             if there.left as usize == self.generation_size(&lock) {
                 for slot in self.generation(&lock) {
-                    self.take_out(slot, Exit::AllLeft, turn);
+                    self.take_out(slot, LeaveCause::AllLeft, turn);
                 }
             }
         }
@@ -40,7 +40,7 @@ impl State {
     }
 
     /// A party goes without the others. If it is of the generation that meets, that is broken.
-    pub(super) fn leave_barrier(&mut self, slot: u32, exit: Exit, turn: &mut Turn<'_>) {
+    pub(super) fn leave_barrier(&mut self, slot: u32, exit: LeaveCause, turn: &mut Turn<'_>) {
         let Some(entry) = self.entry(slot) else {
             return;
         };
@@ -54,15 +54,21 @@ impl State {
         let generation = self.generation(&lock);
         self.take_out(slot, exit, turn);
         for other in generation.into_iter().filter(|other| *other != slot) {
-            self.take_out(other, Exit::Broken, turn);
+            self.take_out(other, LeaveCause::Broken, turn);
         }
     }
 
     /// How many parties meet; 0 where none do.
     fn generation_size(&self, lock: &LockId) -> usize {
         match self.locks.get(lock).and_then(|there| there.queue.kind()) {
-            Some(Kind::Barrier { parties }) => usize::try_from(parties).unwrap_or(usize::MAX),
-            Some(Kind::Lock | Kind::Semaphore { .. } | Kind::Group(_) | Kind::Once) | None => 0,
+            Some(QueueKind::Barrier { parties }) => usize::try_from(parties).unwrap_or(usize::MAX),
+            Some(
+                QueueKind::Lock
+                | QueueKind::Semaphore { .. }
+                | QueueKind::Group(_)
+                | QueueKind::Once,
+            )
+            | None => 0,
         }
     }
 

@@ -15,7 +15,7 @@ use lockd_proto::SessionId;
 
 use super::{
     Entry, Finished, Session, Stage, State,
-    digest::{Item, Meta},
+    digest::{DigestItem, Meta},
     enqueue::slot,
 };
 use crate::record::{Floor, LEVEL, LockId, Position};
@@ -79,7 +79,7 @@ pub enum RestoreError {
 impl State {
     /// Begins a checkpoint of the state as it is now. One that was not finished is given up.
     pub fn begin_checkpoint(&mut self) -> Position {
-        let meta = Item::Meta(self.meta()).encode(Vec::new());
+        let meta = DigestItem::Meta(self.meta()).encode(Vec::new());
         self.checkpoint = Some(Checkpoint {
             floor: self.at,
             part: Part::Sessions(0),
@@ -141,7 +141,7 @@ impl State {
     }
 
     /// Moves the cursor on, and gives the item that it was at with the place where that was made.
-    fn next_item(&self, checkpoint: &mut Checkpoint) -> Option<(Position, Item<'_>)> {
+    fn next_item(&self, checkpoint: &mut Checkpoint) -> Option<(Position, DigestItem<'_>)> {
         match &mut checkpoint.part {
             Part::Sessions(at) if *at >= self.sessions.capacity() => {
                 checkpoint.part = Part::Entries(0);
@@ -150,7 +150,7 @@ impl State {
             Part::Sessions(at) => {
                 let session = self.sessions.get(*at);
                 *at += 1;
-                session.map(|it| (it.opened, Item::Session(Cow::Borrowed(it))))
+                session.map(|it| (it.opened, DigestItem::Session(Cow::Borrowed(it))))
             }
             Part::Entries(at) if *at >= self.entries.capacity() => {
                 checkpoint.part = Part::Results(None);
@@ -159,7 +159,7 @@ impl State {
             Part::Entries(at) => {
                 let entry = self.entries.get(*at);
                 *at += 1;
-                entry.map(|it| (it.token, Item::Entry(Cow::Borrowed(it))))
+                entry.map(|it| (it.token, DigestItem::Entry(Cow::Borrowed(it))))
             }
             Part::Results(after) => {
                 let from = after.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
@@ -186,7 +186,7 @@ impl State {
             Part::Results(_) | Part::Over => false,
         };
         if let Some(entry) = self.entries.get(slot as usize).filter(|_| ahead) {
-            checkpoint.copy(entry.token, &Item::Entry(Cow::Borrowed(entry)));
+            checkpoint.copy(entry.token, &DigestItem::Entry(Cow::Borrowed(entry)));
         }
     }
 
@@ -200,7 +200,7 @@ impl State {
         };
         let ahead = matches!(checkpoint.part, Part::Sessions(at) if slot >= at);
         if let Some(session) = self.sessions.get(slot).filter(|_| ahead) {
-            checkpoint.copy(session.opened, &Item::Session(Cow::Borrowed(session)));
+            checkpoint.copy(session.opened, &DigestItem::Session(Cow::Borrowed(session)));
         }
     }
 
@@ -216,7 +216,7 @@ impl State {
         };
         if let Some(Finished { at, result }) = self.results.get(lock).filter(|_| ahead) {
             let (lock, result) = (Cow::Borrowed(lock), Cow::Borrowed(result));
-            checkpoint.copy(*at, &Item::Result { lock, at: *at, result });
+            checkpoint.copy(*at, &DigestItem::Result { lock, at: *at, result });
         }
     }
 }
@@ -231,7 +231,7 @@ impl Checkpoint {
         made <= self.floor && !self.copied.contains(&made)
     }
 
-    fn copy(&mut self, made: Position, item: &Item<'_>) {
+    fn copy(&mut self, made: Position, item: &DigestItem<'_>) {
         if self.takes(made) {
             self.copied.insert(made);
             self.copies.push_back(item.encode(Vec::new()));
@@ -256,15 +256,15 @@ impl Restore {
     /// It can't be read.
     pub fn chunk(&mut self, mut chunk: &[u8]) -> Result<(), RestoreError> {
         while !chunk.is_empty() {
-            let (item, rest) = postcard::take_from_bytes::<Item<'static>>(chunk)
+            let (item, rest) = postcard::take_from_bytes::<DigestItem<'static>>(chunk)
                 .map_err(|error| RestoreError::Malformed(error.to_string()))?;
             chunk = rest;
             self.items += 1;
             match item {
-                Item::Meta(meta) => self.meta = Some(meta),
-                Item::Session(session) => self.sessions.push(session.into_owned()),
-                Item::Entry(entry) => self.entries.push(entry.into_owned()),
-                Item::Result { lock, at, result } => {
+                DigestItem::Meta(meta) => self.meta = Some(meta),
+                DigestItem::Session(session) => self.sessions.push(session.into_owned()),
+                DigestItem::Entry(entry) => self.entries.push(entry.into_owned()),
+                DigestItem::Result { lock, at, result } => {
                     let result = result.into_owned();
                     self.results.push((lock.into_owned(), Finished { at, result }));
                 }

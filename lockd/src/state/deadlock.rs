@@ -11,7 +11,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{Blockers, Entry, Owner, State, Wait};
+use super::{Blockers, Entry, Owner, State, WaitNode};
 use crate::record::{Blocked, LockId, Position};
 
 /// The most waits that are collected for one search, and for how many reasons each of them on average.
@@ -48,7 +48,7 @@ pub enum Progress {
 pub struct Search {
     /// What has been collected. The owner is the first.
     nodes: Vec<Node>,
-    known: HashMap<Wait, usize>,
+    known: HashMap<WaitNode, usize>,
     /// How many reasons to wait have been collected.
     reasons: usize,
     /// The node that is looked at next, and from which entry on.
@@ -60,7 +60,7 @@ pub struct Search {
 /// A wait, and what it has to do with others.
 #[derive(Debug)]
 struct Node {
-    wait: Wait,
+    wait: WaitNode,
     /// What it waits for, and the entry that this is or belongs to.
     ahead: Vec<(usize, Position)>,
     /// What waits for it.
@@ -81,7 +81,7 @@ impl Search {
             next: (0, Position::default()),
             free: Vec::new(),
         };
-        search.node(Wait::Owner(owner));
+        search.node(WaitNode::Owner(owner));
         search
     }
 
@@ -141,7 +141,7 @@ impl Search {
     }
 
     /// The node of a wait.
-    fn node(&mut self, wait: Wait) -> usize {
+    fn node(&mut self, wait: WaitNode) -> usize {
         let nodes = &mut self.nodes;
         *self.known.entry(wait).or_insert_with_key(|wait| {
             let (ahead, behind) = (Vec::new(), Vec::new());
@@ -165,7 +165,7 @@ impl Search {
         for at in &behind {
             if let Some(node) = self.nodes.get_mut(*at) {
                 node.stuck_ahead -= 1;
-                if node.stuck_ahead == 0 || matches!(node.wait, Wait::Owner(_)) {
+                if node.stuck_ahead == 0 || matches!(node.wait, WaitNode::Owner(_)) {
                     self.cross_out(*at);
                 }
             }
@@ -201,16 +201,17 @@ impl Search {
         // Each place is ahead of the one before.
         for _ in 0..self.nodes.len() {
             let place = self.nodes.get(at)?;
-            if let Wait::Place(lock, _) = &place.wait {
+            if let WaitNode::Place(lock, _) = &place.wait {
                 on = Some(lock);
             }
             // The owner that is furthest ahead: the shorter the cycle, the more it says.
             let stuck = place.ahead.iter().filter_map(|(next, by)| {
                 self.nodes.get(*next).filter(|node| node.is_stuck).map(|node| (node, *next, *by))
             });
-            let is_owner = |node: &Node| matches!(node.wait, Wait::Owner(_));
+            let is_owner = |node: &Node| matches!(node.wait, WaitNode::Owner(_));
             let (there, next, by) = stuck.min_by_key(|(node, ..)| is_owner(node))?;
-            if let (Wait::Owner(blocked_by), Wait::Owner(owner)) = (&there.wait, &node.wait) {
+            if let (WaitNode::Owner(blocked_by), WaitNode::Owner(owner)) = (&there.wait, &node.wait)
+            {
                 let (owner, blocked_by) = (name(owner), name(blocked_by));
                 return Some((Blocked { lock: on?.clone(), token, by, owner, blocked_by }, next));
             }

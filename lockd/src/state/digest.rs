@@ -18,7 +18,7 @@ use crate::record::{LockId, Position, ReplicaId};
 /// A part of the state, as it is hashed and as it is written to a checkpoint. It says everything that
 /// [`State::apply`] looks at.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) enum Item<'a> {
+pub(super) enum DigestItem<'a> {
     /// What there is once.
     Meta(Meta),
     Session(Cow<'a, Session>),
@@ -36,7 +36,7 @@ pub(super) struct Meta {
     pub(super) replicas: BTreeMap<ReplicaId, u32>,
 }
 
-impl Item<'_> {
+impl DigestItem<'_> {
     /// Its bytes, behind what is in `buffer`.
     pub(super) fn encode(&self, buffer: Vec<u8>) -> Vec<u8> {
         // Writing to memory does not fail, and every field has a length.
@@ -58,13 +58,13 @@ impl State {
     }
 
     pub(super) fn change_meta(&mut self, change: impl FnOnce(&mut Self)) {
-        self.count(Sign::Off, |state| Some(Item::Meta(state.meta())));
+        self.count(Sign::Off, |state| Some(DigestItem::Meta(state.meta())));
         change(self);
         self.seal_meta();
     }
 
     pub(super) fn seal_meta(&mut self) {
-        self.count(Sign::On, |state| Some(Item::Meta(state.meta())));
+        self.count(Sign::On, |state| Some(DigestItem::Meta(state.meta())));
     }
 
     pub(super) fn meta(&self) -> Meta {
@@ -74,23 +74,31 @@ impl State {
     /// An entry is about to change, or to go.
     pub(super) fn open_entry(&mut self, slot: u32) {
         self.copy_entry(slot);
-        self.count(Sign::Off, |state| state.entry(slot).map(|it| Item::Entry(Cow::Borrowed(it))));
+        self.count(Sign::Off, |state| {
+            state.entry(slot).map(|it| DigestItem::Entry(Cow::Borrowed(it)))
+        });
     }
 
     /// An entry is as it is to be.
     pub(super) fn seal_entry(&mut self, slot: u32) {
-        self.count(Sign::On, |state| state.entry(slot).map(|it| Item::Entry(Cow::Borrowed(it))));
+        self.count(Sign::On, |state| {
+            state.entry(slot).map(|it| DigestItem::Entry(Cow::Borrowed(it)))
+        });
     }
 
     /// A session is about to change, or to go.
     pub(super) fn open_session_item(&mut self, id: SessionId) {
         self.copy_session(id);
-        self.count(Sign::Off, |state| state.session(id).map(|it| Item::Session(Cow::Borrowed(it))));
+        self.count(Sign::Off, |state| {
+            state.session(id).map(|it| DigestItem::Session(Cow::Borrowed(it)))
+        });
     }
 
     /// A session is as it is to be.
     pub(super) fn seal_session_item(&mut self, id: SessionId) {
-        self.count(Sign::On, |state| state.session(id).map(|it| Item::Session(Cow::Borrowed(it))));
+        self.count(Sign::On, |state| {
+            state.session(id).map(|it| DigestItem::Session(Cow::Borrowed(it)))
+        });
     }
 
     pub(super) fn store_result(&mut self, lock: LockId, finished: Finished) {
@@ -104,12 +112,16 @@ impl State {
         self.results.remove(lock).is_some()
     }
 
-    pub(super) fn result_item(&self, lock: &LockId) -> Option<Item<'_>> {
+    pub(super) fn result_item(&self, lock: &LockId) -> Option<DigestItem<'_>> {
         let (lock, Finished { at, result }) = self.results.get_key_value(lock)?;
-        Some(Item::Result { lock: Cow::Borrowed(lock), at: *at, result: Cow::Borrowed(result) })
+        Some(DigestItem::Result {
+            lock: Cow::Borrowed(lock),
+            at: *at,
+            result: Cow::Borrowed(result),
+        })
     }
 
-    fn count(&mut self, sign: Sign, item: impl FnOnce(&Self) -> Option<Item<'_>>) {
+    fn count(&mut self, sign: Sign, item: impl FnOnce(&Self) -> Option<DigestItem<'_>>) {
         let mut buffer = std::mem::take(&mut self.scratch);
         buffer.clear();
         let Some(item) = item(self) else {

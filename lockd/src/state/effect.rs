@@ -7,7 +7,7 @@ use bytes::Bytes;
 use lockd_proto::{RequestId, SessionId};
 
 use super::{Entry, Moment, Owner};
-use crate::record::{Blocked, Client, Floor, Kind, LockId, Position};
+use crate::record::{Blocked, Client, Floor, LockId, Position, QueueKind};
 
 /// What became of an operation.
 #[derive(Debug, Clone, PartialEq)]
@@ -103,9 +103,9 @@ pub enum Failure {
         /// The lock.
         lock: LockId,
         /// What was asked for.
-        asked: Kind,
+        asked: QueueKind,
         /// What it is.
-        there: Kind,
+        there: QueueKind,
     },
     /// The owner holds the lock shared and wants it for itself.
     UpgradeRefused(LockId),

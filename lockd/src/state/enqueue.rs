@@ -2,7 +2,7 @@
 
 use super::{
     Ahead, Asker, Entry, Failure, MAX_ENTRIES, Outcome, Queue, Refusal, Seat, Stage, State,
-    turn::{Exit, Turn},
+    turn::{LeaveCause, Turn},
 };
 use crate::record::{Enqueue, LockId, Mode, Wait};
 
@@ -49,7 +49,7 @@ impl State {
         if !held && enqueue.wait == Wait::Not {
             // The time to wait is over: nothing of it may stay behind.
             let ahead = self.ahead_of(slot);
-            self.leave_unheard(slot, Exit::Unheard, turn);
+            self.leave_unheard(slot, LeaveCause::Unheard, turn);
             return Outcome::Refused(Refusal::Busy(ahead));
         }
         self.open_entry(slot);

@@ -5,7 +5,7 @@ use lockd_proto::{RequestId, SessionId};
 use super::{
     Described, Effect, Entry, Failure, MAX_ENTRIES, Outcome, SessionEnd, Stage, State,
     session::Ending,
-    turn::{Exit, Turn},
+    turn::{LeaveCause, Turn},
 };
 use crate::record::{LockId, Mode, OnLoss, Position, Release, WaitEnd};
 
@@ -40,12 +40,12 @@ impl State {
             // The others do not miss it.
             Some((_, Stage::Left)) | None => {}
             Some((Mode::Share(OnLoss::Fail), _)) => self.lose_share(slot, turn),
-            Some(_) => self.leave_unheard(slot, Exit::BySession, turn),
+            Some(_) => self.leave_unheard(slot, LeaveCause::BySession, turn),
         }
     }
 
     /// An entry leaves whose client does not hold it: that waits, or whose grant was never sent.
-    pub(super) fn leave_unheard(&mut self, slot: u32, exit: Exit, turn: &mut Turn<'_>) {
+    pub(super) fn leave_unheard(&mut self, slot: u32, exit: LeaveCause, turn: &mut Turn<'_>) {
         match self.entry(slot).map(|entry| entry.mode) {
             Some(Mode::Party { .. }) => self.leave_barrier(slot, exit, turn),
             Some(_) => self.take_out(slot, exit, turn),
@@ -60,7 +60,8 @@ impl State {
             return;
         };
         entry.stage = Stage::Lost;
-        let (request, ending) = ((entry.session, entry.request), Exit::BySession.ending(entry));
+        let (request, ending) =
+            ((entry.session, entry.request), LeaveCause::BySession.ending(entry));
         entry.locks.as_slice().iter().for_each(|lock| turn.touch(lock));
         self.seal_entry(slot);
         self.forget_owner(slot);
@@ -109,7 +110,7 @@ impl State {
         let is_plain =
             plain_mode && !is_seen && entry.lock_delay_ms == 0 && entry.asker.stream != 0;
         let locks = entry.locks.as_slice().len();
-        self.take_out(slot, Exit::BySession, turn);
+        self.take_out(slot, LeaveCause::BySession, turn);
         self.settle(turn);
         Outcome::Released { is_plain: is_plain && turn.freed == locks }
     }
@@ -134,13 +135,13 @@ impl State {
         match why {
             WaitEnd::Expired if waits => {
                 let ahead = self.ahead_of(slot);
-                self.leave_unheard(slot, Exit::WaitExpired(ahead), turn);
+                self.leave_unheard(slot, LeaveCause::WaitExpired(ahead), turn);
             }
-            WaitEnd::Withdrawn if waits => self.leave_unheard(slot, Exit::BySession, turn),
+            WaitEnd::Withdrawn if waits => self.leave_unheard(slot, LeaveCause::BySession, turn),
             WaitEnd::Deadlock { cycle, others } if waits && self.stands(&cycle, &others, token) => {
-                self.take_out(slot, Exit::Deadlock(cycle.into()), turn);
+                self.take_out(slot, LeaveCause::Deadlock(cycle.into()), turn);
             }
-            WaitEnd::Abandoned => self.leave_unheard(slot, Exit::Unheard, turn),
+            WaitEnd::Abandoned => self.leave_unheard(slot, LeaveCause::Unheard, turn),
             WaitEnd::Expired | WaitEnd::Withdrawn | WaitEnd::Deadlock { .. } => {}
         }
         Outcome::Done
@@ -157,7 +158,7 @@ impl State {
         if let (Some(slot), Some(Stage::Delayed { since: there })) = (slot, there)
             && there == since
         {
-            self.take_out(slot, Exit::Lapsed, turn);
+            self.take_out(slot, LeaveCause::Lapsed, turn);
         }
         Outcome::Done
     }
@@ -179,7 +180,7 @@ impl State {
         let Some(removed) = self.entry(slot).map(|entry| self.describe(entry)) else {
             return Outcome::Failed(Failure::TokenMismatch);
         };
-        let exit = Exit::Forced(reason.into());
+        let exit = LeaveCause::Forced(reason.into());
         match removed.entry.mode {
             Mode::Party { .. } => self.leave_barrier(slot, exit, turn),
             _ => self.take_out(slot, exit, turn),
@@ -204,8 +205,8 @@ impl State {
     /// What becomes of an entry whose session has ended.
     fn outlive(&mut self, slot: u32, how: SessionEnd, turn: &mut Turn<'_>) {
         let exit = match how {
-            SessionEnd::Expired => Exit::SessionExpired,
-            SessionEnd::Closed => Exit::SessionClosed,
+            SessionEnd::Expired => LeaveCause::SessionExpired,
+            SessionEnd::Closed => LeaveCause::SessionClosed,
         };
         // A barrier that was broken by another entry of the session has taken it out already.
         let Some(entry) = self.entry(slot) else {

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use lockd_proto::{RequestId, SessionId};
 
 use super::{Ahead, Described, Entry, Handoff, Lock, Moment, Session, Stage, State};
-use crate::record::{Kind, LockId, Position, ReplicaId};
+use crate::record::{LockId, Position, QueueKind, ReplicaId};
 
 /// A part of a lock's queue.
 #[derive(Debug, Clone, PartialEq)]
@@ -139,7 +139,7 @@ impl State {
 
     /// Whether an entry of this kind can join a lock's queue.
     #[must_use]
-    pub fn is_of_kind(&self, lock: &LockId, kind: Kind) -> bool {
+    pub fn is_of_kind(&self, lock: &LockId, kind: QueueKind) -> bool {
         let there = self.locks.get(lock).and_then(|there| there.queue.kind());
         there.is_none_or(|there| there == kind)
     }

@@ -15,7 +15,7 @@ mod line;
 
 use line::Line;
 
-use crate::record::{Kind, Mode, Position};
+use crate::record::{Mode, Position, QueueKind};
 
 /// What the grant rule asks of an entry.
 pub trait Seated {
@@ -61,7 +61,7 @@ pub fn holders(modes: impl IntoIterator<Item = Mode>) -> usize {
         mode.kind() == kind && taken <= kind.capacity()
     });
     match (kind, run.count()) {
-        (Kind::Barrier { parties }, here) if (here as u64) < u64::from(parties) => 0,
+        (QueueKind::Barrier { parties }, here) if (here as u64) < u64::from(parties) => 0,
         (_, count) => count,
     }
 }
@@ -134,9 +134,12 @@ impl<T: Seated> Queue<T> {
         let before = self.held;
         // Parties come in together or not at all, and only when all before them have left.
         let missing = |parties: u32| (self.entries.len() as u64) < u64::from(parties);
-        let meets = |kind: &Kind| match kind {
-            Kind::Barrier { parties } => self.held == 0 && !missing(*parties),
-            Kind::Lock | Kind::Semaphore { .. } | Kind::Group(_) | Kind::Once => true,
+        let meets = |kind: &QueueKind| match kind {
+            QueueKind::Barrier { parties } => self.held == 0 && !missing(*parties),
+            QueueKind::Lock
+            | QueueKind::Semaphore { .. }
+            | QueueKind::Group(_)
+            | QueueKind::Once => true,
         };
         if let Some(kind) = self.kind().filter(meets) {
             for (_, entry) in self.entries.from(before) {
@@ -152,7 +155,7 @@ impl<T: Seated> Queue<T> {
 
     /// What it is: the kind of its first entry.
     #[must_use]
-    pub fn kind(&self) -> Option<Kind> {
+    pub fn kind(&self) -> Option<QueueKind> {
         self.entries.get(0).map(|(_, entry)| entry.mode().kind())
     }
 
@@ -163,12 +166,13 @@ impl<T: Seated> Queue<T> {
         let room = self.kind().is_none_or(|there| there == kind)
             && self.taken + mode.weight() <= kind.capacity();
         let is_next = match kind {
-            Kind::Barrier { parties } => {
+            QueueKind::Barrier { parties } => {
                 self.held == 0 && self.entries.len() as u64 + 1 == u64::from(parties)
             }
-            Kind::Lock | Kind::Semaphore { .. } | Kind::Group(_) | Kind::Once => {
-                self.held == self.entries.len()
-            }
+            QueueKind::Lock
+            | QueueKind::Semaphore { .. }
+            | QueueKind::Group(_)
+            | QueueKind::Once => self.held == self.entries.len(),
         };
         room && is_next
     }

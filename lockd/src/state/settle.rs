@@ -10,14 +10,14 @@ use lockd_proto::{RequestId, SessionId};
 use super::{
     Effect, Handoff, Lock, Moment, News, Stage, State,
     session::Ending,
-    turn::{Departed, Exit, Touched, Turn},
+    turn::{Departed, LeaveCause, Touched, Turn},
 };
 use crate::record::LockId;
 
 impl State {
     /// Takes an entry out. It leaves its queues with [`settle`](Self::settle), together with all others
     /// that leave in this operation: until then they are as they were before.
-    pub(super) fn take_out(&mut self, slot: u32, exit: Exit, turn: &mut Turn<'_>) {
+    pub(super) fn take_out(&mut self, slot: u32, exit: LeaveCause, turn: &mut Turn<'_>) {
         self.open_entry(slot);
         let Some(entry) = self.entries.try_remove(slot as usize) else {
             return;
@@ -119,7 +119,10 @@ impl State {
             let (session, request, token) = (entry.session, entry.request, entry.token);
             turn.effects.push(Effect::Entry { session, request, token, news });
         }
-        debug_assert!(*held || !matches!(exit, Exit::AllLeft), "parties leave what they held");
+        debug_assert!(
+            *held || !matches!(exit, LeaveCause::AllLeft),
+            "parties leave what they held"
+        );
     }
 
     fn grant(&mut self, slot: u32, lock: &LockId, from: Option<&Departed>, turn: &mut Turn<'_>) {

@@ -43,12 +43,12 @@ pub(super) struct Touched {
 pub(super) struct Departed {
     pub(super) entry: Entry,
     pub(super) held: bool,
-    pub(super) exit: Exit,
+    pub(super) exit: LeaveCause,
 }
 
 /// Why an entry leaves its queues.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Exit {
+pub(super) enum LeaveCause {
     /// By its own session: released, cancelled, completed, or not named by a stream that resumes.
     BySession,
     /// By its own session, which hears of it in another way: a try, or a wait of a call that is gone.
@@ -95,7 +95,7 @@ impl<'a> Turn<'a> {
     }
 }
 
-impl Exit {
+impl LeaveCause {
     /// How the request of an entry has ended, where a late copy of it could ask again.
     pub(super) fn ending(&self, entry: &Entry) -> Option<Ending> {
         match self {
@@ -118,26 +118,31 @@ impl Departed {
         let held = self.held;
         let refused = |refusal| Some(News::Refused(refusal));
         match &self.exit {
-            Exit::Unheard | Exit::SessionExpired | Exit::SessionClosed | Exit::Lapsed => None,
-            Exit::AllLeft => Some(News::Released),
-            Exit::BySession if held => Some(News::Lost(LossCause::BySession)),
-            Exit::BySession => refused(Refusal::Cancelled),
-            Exit::WaitExpired(ahead) => refused(Refusal::WaitExpired(ahead.clone())),
-            Exit::Deadlock(cycle) => refused(Refusal::Deadlock(cycle.clone())),
-            Exit::Forced(reason) if held => Some(News::Lost(LossCause::Forced(reason.clone()))),
-            Exit::Forced(_) => refused(Refusal::Forced),
-            Exit::Broken if held => Some(News::Lost(LossCause::Broken)),
-            Exit::Broken => refused(Refusal::Broken),
-            Exit::Done(result) => refused(Refusal::Done(result.clone())),
+            LeaveCause::Unheard
+            | LeaveCause::SessionExpired
+            | LeaveCause::SessionClosed
+            | LeaveCause::Lapsed => None,
+            LeaveCause::AllLeft => Some(News::Released),
+            LeaveCause::BySession if held => Some(News::Lost(LossCause::BySession)),
+            LeaveCause::BySession => refused(Refusal::Cancelled),
+            LeaveCause::WaitExpired(ahead) => refused(Refusal::WaitExpired(ahead.clone())),
+            LeaveCause::Deadlock(cycle) => refused(Refusal::Deadlock(cycle.clone())),
+            LeaveCause::Forced(reason) if held => {
+                Some(News::Lost(LossCause::Forced(reason.clone())))
+            }
+            LeaveCause::Forced(_) => refused(Refusal::Forced),
+            LeaveCause::Broken if held => Some(News::Lost(LossCause::Broken)),
+            LeaveCause::Broken => refused(Refusal::Broken),
+            LeaveCause::Done(result) => refused(Refusal::Done(result.clone())),
         }
     }
 
     /// Why it gave way.
     pub(super) fn reason(&self) -> HandoffReason {
         match &self.exit {
-            Exit::SessionExpired | Exit::Lapsed => HandoffReason::Expired,
-            Exit::SessionClosed => HandoffReason::Closed,
-            Exit::Forced(reason) => HandoffReason::Forced(reason.clone()),
+            LeaveCause::SessionExpired | LeaveCause::Lapsed => HandoffReason::Expired,
+            LeaveCause::SessionClosed => HandoffReason::Closed,
+            LeaveCause::Forced(reason) => HandoffReason::Forced(reason.clone()),
             _ if !self.held => HandoffReason::Cancelled,
             _ if !self.entry.yield_reason().is_empty() => HandoffReason::Yielded,
             _ => HandoffReason::Released,

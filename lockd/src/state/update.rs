@@ -5,7 +5,7 @@ use lockd_proto::{RequestId, SessionId};
 
 use super::{
     Described, Details, Effect, Entry, Failure, Finished, News, Outcome, Seat, Stage, State,
-    turn::{Exit, Turn},
+    turn::{LeaveCause, Turn},
 };
 use crate::record::{Change, LockId, Mode};
 
@@ -78,9 +78,9 @@ impl State {
         let queue = self.locks.get(&lock).into_iter().flat_map(|there| there.queue.iter());
         let others: Vec<_> =
             queue.map(|(_, seat)| seat.slot).filter(|other| *other != slot).collect();
-        self.take_out(slot, Exit::BySession, turn);
+        self.take_out(slot, LeaveCause::BySession, turn);
         for other in others {
-            self.take_out(other, Exit::Done(result.clone()), turn);
+            self.take_out(other, LeaveCause::Done(result.clone()), turn);
         }
         self.store_result(lock, Finished { at: turn.cx.at, result });
         Outcome::Updated

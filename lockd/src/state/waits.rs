@@ -29,7 +29,7 @@ pub(super) struct Owners {
 
 /// What a wait is made of.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Wait {
+pub enum WaitNode {
     /// An owner: it goes on if one of its entries does, or if none waits.
     Owner(Owner),
     /// An entry in several queues, by one of them: it goes on if all of its places do.
@@ -46,17 +46,17 @@ pub enum Wait {
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Blockers {
     /// What must go on, and the entry in the way that it is or belongs to.
-    pub waits: Vec<(Wait, Position)>,
+    pub waits: Vec<(WaitNode, Position)>,
     /// The last entry that was looked at, if more follow.
     pub more_after: Option<Position>,
 }
 
 impl Blockers {
-    fn of(waits: impl IntoIterator<Item = (Wait, Position)>) -> Self {
+    fn of(waits: impl IntoIterator<Item = (WaitNode, Position)>) -> Self {
         Self { waits: waits.into_iter().collect(), more_after: None }
     }
 
-    fn up_to(limit: usize, ahead: impl Iterator<Item = (Position, Option<Wait>)>) -> Self {
+    fn up_to(limit: usize, ahead: impl Iterator<Item = (Position, Option<WaitNode>)>) -> Self {
         let mut blockers = Self::default();
         for (looked_at, (at, wait)) in ahead.enumerate() {
             blockers.waits.extend(wait.map(|wait| (wait, at)));
@@ -114,11 +114,11 @@ impl Entry {
     }
 
     /// What must go on for it to be granted.
-    fn as_wait(&self) -> Option<(Wait, Position)> {
+    fn as_wait(&self) -> Option<(WaitNode, Position)> {
         let lock = self.locks.as_slice().first()?.clone();
         let wait = match self.locks {
-            Locks::One(_) => Wait::Place(lock, self.token),
-            Locks::Many(_) => Wait::Entry(lock, self.token),
+            Locks::One(_) => WaitNode::Place(lock, self.token),
+            Locks::Many(_) => WaitNode::Entry(lock, self.token),
         };
         Some((wait, self.token))
     }
@@ -183,20 +183,20 @@ impl State {
 
     /// What a wait is for: at most `limit` of it, from what comes after an entry on.
     #[must_use]
-    pub fn ahead_of_wait(&self, wait: &Wait, after: Position, limit: usize) -> Blockers {
+    pub fn ahead_of_wait(&self, wait: &WaitNode, after: Position, limit: usize) -> Blockers {
         match wait {
-            Wait::Owner(owner) => {
+            WaitNode::Owner(owner) => {
                 let waits = self.waits_after(owner, after).filter_map(Entry::as_wait);
                 Blockers::up_to(limit, waits.map(|(wait, token)| (token, Some(wait))))
             }
-            Wait::Entry(lock, token) => {
+            WaitNode::Entry(lock, token) => {
                 let locks = self.entry_at(lock, *token).map(|entry| entry.locks.as_slice());
                 let places = locks.into_iter().flatten();
-                Blockers::of(places.map(|lock| (Wait::Place(lock.clone(), *token), *token)))
+                Blockers::of(places.map(|lock| (WaitNode::Place(lock.clone(), *token), *token)))
             }
-            Wait::Place(lock, token) => self.ahead_of_place(lock, *token, (after, limit)),
-            Wait::UpTo(lock, token) => self.ahead_of_leaving(lock, *token, false),
-            Wait::AloneUpTo(lock, token) => self.ahead_of_leaving(lock, *token, true),
+            WaitNode::Place(lock, token) => self.ahead_of_place(lock, *token, (after, limit)),
+            WaitNode::UpTo(lock, token) => self.ahead_of_leaving(lock, *token, false),
+            WaitNode::AloneUpTo(lock, token) => self.ahead_of_leaving(lock, *token, true),
         }
     }
 
@@ -212,11 +212,11 @@ impl State {
             return Blockers::default();
         };
         match seat.mode {
-            Mode::Exclusive | Mode::Once => Blockers::of([(Wait::UpTo(lock.clone(), at), at)]),
-            Mode::Shared => Blockers::of([(Wait::AloneUpTo(lock.clone(), at), at)]),
+            Mode::Exclusive | Mode::Once => Blockers::of([(WaitNode::UpTo(lock.clone(), at), at)]),
+            Mode::Shared => Blockers::of([(WaitNode::AloneUpTo(lock.clone(), at), at)]),
             // Permits are of one lock: the one ahead is granted, or its owner goes on, or both are stuck.
             Mode::Permits { .. } if there.queue.is_waiting(at) => {
-                let place = || Wait::Place(lock.clone(), at);
+                let place = || WaitNode::Place(lock.clone(), at);
                 Blockers::of([(self.owner_in_queue(ahead).unwrap_or_else(place), at)])
             }
             Mode::Permits { .. } => {
@@ -240,15 +240,15 @@ impl State {
         let owner = seat.and_then(|seat| self.owner_in_queue(seat));
         // One without an owner leaves once it has held, when all ahead of it have left.
         let all = !alone || (seat.is_some() && owner.is_none());
-        let up_to = if all { Wait::UpTo } else { Wait::AloneUpTo };
+        let up_to = if all { WaitNode::UpTo } else { WaitNode::AloneUpTo };
         let before = there.queue.before(token).map(|(at, _)| (up_to(lock.clone(), at), at));
         Blockers::of(owner.map(|owner| (owner, token)).into_iter().chain(before))
     }
 
     /// The owner of an entry, while its session lives: what has outlived that goes some day.
-    fn owner_in_queue(&self, seat: &Seat) -> Option<Wait> {
+    fn owner_in_queue(&self, seat: &Seat) -> Option<WaitNode> {
         let entry = self.entry(seat.slot).filter(|entry| self.session_of(entry).is_some())?;
-        entry.owner_path().map(Wait::Owner)
+        entry.owner_path().map(WaitNode::Owner)
     }
 
     /// Whether every wait of a cycle stands, that of `victim` among them, each behind an entry of the

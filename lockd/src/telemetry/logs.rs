@@ -26,7 +26,7 @@ pub struct Logs(reload::Handle<EnvFilter, Registry>);
 
 /// Why what is logged can't be what was asked for.
 #[derive(Debug, thiserror::Error)]
-pub enum LogError {
+pub enum LogSetupError {
     /// It is no filter.
     #[error("{0:?} is no filter such as `info` or `lockd=debug`: {1}")]
     Filter(String, #[source] tracing_subscriber::filter::ParseError),
@@ -40,7 +40,7 @@ impl Logs {
     ///
     /// # Errors
     /// The filter is none, or something else logs already.
-    pub fn start(filter: &str, format: LogFormat) -> Result<Self, LogError> {
+    pub fn start(filter: &str, format: LogFormat) -> Result<Self, LogSetupError> {
         let (filter, handle) = reload::Layer::new(parse(filter)?);
         let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
         let colours = std::env::var_os("NO_COLOR").is_none() && std::io::stderr().is_terminal();
@@ -49,7 +49,7 @@ impl Logs {
             LogFormat::Json => lines.json().boxed(),
         };
         let subscriber = tracing_subscriber::registry().with(filter).with(lines);
-        subscriber.try_init().map_err(|error| LogError::Unset(error.into()))?;
+        subscriber.try_init().map_err(|error| LogSetupError::Unset(error.into()))?;
         Ok(Self(handle))
     }
 
@@ -63,12 +63,12 @@ impl Logs {
     ///
     /// # Errors
     /// It is none.
-    pub fn set(&self, filter: &str) -> Result<(), LogError> {
+    pub fn set(&self, filter: &str) -> Result<(), LogSetupError> {
         let filter = parse(filter)?;
-        self.0.reload(filter).map_err(|error| LogError::Unset(error.into()))
+        self.0.reload(filter).map_err(|error| LogSetupError::Unset(error.into()))
     }
 }
 
-fn parse(filter: &str) -> Result<EnvFilter, LogError> {
-    filter.trim().parse().map_err(|error| LogError::Filter(filter.to_owned(), error))
+fn parse(filter: &str) -> Result<EnvFilter, LogSetupError> {
+    filter.trim().parse().map_err(|error| LogSetupError::Filter(filter.to_owned(), error))
 }

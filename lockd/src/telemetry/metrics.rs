@@ -18,7 +18,7 @@ use tokio::runtime::Handle;
 
 use names::Names;
 
-use super::traces::Told;
+use super::traces::Reported;
 
 /// From the commit of a fast disk to a long wait.
 const SECONDS: [f64; 16] = [
@@ -107,7 +107,7 @@ impl Exporter {
     /// How things are at this replica, in Prometheus' text format. `sizes` are those of the locks that
     /// have [series of their own](Self::named).
     #[must_use]
-    pub fn render(&self, gauges: &Gauges, sizes: &[Size]) -> String {
+    pub fn render(&self, gauges: &Gauges, sizes: &[QueueSize]) -> String {
         look_at(gauges);
         names::look_at(sizes);
         self.0.render()
@@ -214,7 +214,7 @@ pub struct Gauges {
 
 /// How many entries hold a lock, and how many wait for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Size {
+pub struct QueueSize {
     /// The lock's namespace.
     pub namespace: String,
     /// Its name.
@@ -248,13 +248,13 @@ fn look_at(gauges: &Gauges) {
 }
 
 /// The client of an acquire hears how it ended.
-pub fn told(told: &Told) {
+pub fn told(told: &Reported) {
     match told {
-        Told::Granted(_) => GRANTED.increment(1),
-        Told::Refused { reason, .. } => {
+        Reported::Granted(_) => GRANTED.increment(1),
+        Reported::Refused { reason, .. } => {
             counter!("lockd_acquires_total", "result" => *reason).increment(1);
         }
-        Told::Failed => counter!("lockd_requests_failed_total").increment(1),
+        Reported::Failed => counter!("lockd_requests_failed_total").increment(1),
     }
 }
 

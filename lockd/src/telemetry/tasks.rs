@@ -13,7 +13,7 @@ use std::{
 
 use pin_project_lite::pin_project;
 use tokio::{task::JoinHandle, time::Instant};
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument as _;
 
 use super::metrics;
@@ -23,6 +23,18 @@ use super::metrics;
 pub struct Tasks {
     tracker: TaskTracker,
     alive: Arc<Alive>,
+}
+
+/// How a process comes to its end, and what runs until then.
+#[derive(Debug, Clone, Default)]
+pub struct Lifecycle {
+    /// Cancelled by the code that runs the process, to shut it down.
+    pub stop: CancellationToken,
+    /// Cancelled when the drain is over: by the process in its time, or earlier by the code that
+    /// runs it.
+    pub end: CancellationToken,
+    /// Everything that is running, the log's own tasks included.
+    pub tasks: Tasks,
 }
 
 /// When each task began that is alive, by its name and number.

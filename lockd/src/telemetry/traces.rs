@@ -19,11 +19,11 @@ use std::{
 use lockd_proto::{RequestId, SessionId, TraceParent};
 
 /// A request: its session and its id.
-pub type Asked = (SessionId, RequestId);
+pub type RequestKey = (SessionId, RequestId);
 
 /// What the client of a request hears.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Told {
+pub enum Reported {
     /// It holds its locks, by this token.
     Granted(u64),
     /// It was refused.
@@ -48,36 +48,36 @@ pub struct LockName {
 
 /// The requests that are traced here, for as long as they are waited for or hold. Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub struct Traces(Option<Arc<Recorder>>);
+pub struct Traces(Option<Arc<SpanRecorder>>);
 
 /// What takes the spans. It must not wait: the core calls it.
 pub type Sink = Box<dyn Fn(Span) + Send + Sync>;
 
-struct Recorder {
-    open: Mutex<HashMap<Asked, Open>>,
+struct SpanRecorder {
+    open: Mutex<HashMap<RequestKey, TracedRequest>>,
     sink: Sink,
 }
 
 /// A request of which there is more to tell.
 #[derive(Debug, Clone)]
-struct Open {
+struct TracedRequest {
     parent: TraceParent,
     lock: LockName,
     began: SystemTime,
-    phase: Phase,
+    phase: SpanPhase,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
+enum SpanPhase {
     /// It has no answer yet.
-    Asked { link: Option<TraceParent>, entry: Seen },
+    Asked { link: Option<TraceParent>, entry: EntryPresence },
     /// It holds its locks, by this token.
     Holds(u64),
 }
 
 /// Whether the view can still tell the end of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Seen {
+enum EntryPresence {
     Yet,
     Gone,
 }
@@ -118,9 +118,9 @@ pub enum Verdict {
     Failed,
 }
 
-impl fmt::Debug for Recorder {
+impl fmt::Debug for SpanRecorder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Recorder").field("open", &self.open).finish_non_exhaustive()
+        f.debug_struct("SpanRecorder").field("open", &self.open).finish_non_exhaustive()
     }
 }
 
@@ -128,48 +128,50 @@ impl Traces {
     /// Traces whose spans go there.
     #[must_use]
     pub fn to(sink: Sink) -> Self {
-        Self(Some(Arc::new(Recorder { open: Mutex::default(), sink })))
+        Self(Some(Arc::new(SpanRecorder { open: Mutex::default(), sink })))
     }
 
     /// A session asks for locks here: for the first of them, in the caller's span.
-    pub fn asked(&self, id: Asked, lock: Option<(&str, &str)>, parent: Option<TraceParent>) {
+    pub fn asked(&self, id: RequestKey, lock: Option<(&str, &str)>, parent: Option<TraceParent>) {
         let Some(recorder) = &self.0 else { return };
         let sampled = parent.filter(TraceParent::is_sampled);
         let Some((parent, (namespace, name))) = sampled.zip(lock) else { return };
-        let phase = Phase::Asked { link: None, entry: Seen::Yet };
+        let phase = SpanPhase::Asked { link: None, entry: EntryPresence::Yet };
         let lock = LockName { namespace: namespace.into(), name: name.into() };
-        let open = Open { parent, lock, began: now(), phase };
+        let open = TracedRequest { parent, lock, began: now(), phase };
         // A retry began when it was first asked for.
         recorder.open().entry(id).or_insert(open);
     }
 
     /// The client of a request hears this.
-    pub fn told(&self, id: Asked, told: Told) {
+    pub fn told(&self, id: RequestKey, told: Reported) {
         let Some(recorder) = &self.0 else { return };
         let answer = match told {
-            Told::Granted(token) => Answer::Granted(token),
-            Told::Refused { reason, holder } => Answer::Ended(reason, Verdict::Fine, holder),
-            Told::Failed => Answer::Ended("failed", Verdict::Failed, None),
+            Reported::Granted(token) => Answer::Granted(token),
+            Reported::Refused { reason, holder } => Answer::Ended(reason, Verdict::Fine, holder),
+            Reported::Failed => Answer::Ended("failed", Verdict::Failed, None),
         };
         recorder.answered(id, &answer);
     }
 
     /// A request is granted what another one gave up, whose hold this is.
-    pub fn handed_over(&self, to: Asked, hold: Option<TraceParent>) {
+    pub fn handed_over(&self, to: RequestKey, hold: Option<TraceParent>) {
         let Some(recorder) = &self.0 else { return };
-        if let Some(Open { phase: Phase::Asked { link, .. }, .. }) = recorder.open().get_mut(&to) {
+        if let Some(TracedRequest { phase: SpanPhase::Asked { link, .. }, .. }) =
+            recorder.open().get_mut(&to)
+        {
             *link = hold;
         }
     }
 
     /// A request's entry is gone that held its locks, for this reason.
-    pub fn gone(&self, id: Asked, reason: &'static str) {
+    pub fn gone(&self, id: RequestKey, reason: &'static str) {
         let Some(recorder) = &self.0 else { return };
         let mut all = recorder.open();
         match all.get_mut(&id).map(|open| &mut open.phase) {
             // Its client will hear of it, and may have been granted it already.
-            Some(Phase::Asked { entry, .. }) => *entry = Seen::Gone,
-            Some(Phase::Holds(token)) => {
+            Some(SpanPhase::Asked { entry, .. }) => *entry = EntryPresence::Gone,
+            Some(SpanPhase::Holds(token)) => {
                 let token = *token;
                 let ended = all.remove(&id);
                 drop(all);
@@ -187,7 +189,7 @@ impl Traces {
 
     /// This request is not followed here any more: its session has ended, or goes on elsewhere. What it
     /// holds it still holds.
-    pub fn abandoned(&self, id: Asked) {
+    pub fn abandoned(&self, id: RequestKey) {
         let Some(recorder) = &self.0 else { return };
         recorder.answered(id, &Answer::Ended("abandoned", Verdict::Failed, None));
     }
@@ -205,8 +207,8 @@ enum Answer {
     Ended(&'static str, Verdict, Option<TraceParent>),
 }
 
-impl Recorder {
-    fn open(&self) -> MutexGuard<'_, HashMap<Asked, Open>> {
+impl SpanRecorder {
+    fn open(&self) -> MutexGuard<'_, HashMap<RequestKey, TracedRequest>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -214,14 +216,14 @@ impl Recorder {
         (self.sink)(span);
     }
 
-    fn answered(&self, id: Asked, answer: &Answer) {
+    fn answered(&self, id: RequestKey, answer: &Answer) {
         let mut all = self.open();
         let Some(open) = all.get_mut(&id) else { return };
-        let Phase::Asked { link, entry } = open.phase else { return };
+        let SpanPhase::Asked { link, entry } = open.phase else { return };
         let span = open.acquire(id, answer, link);
         match answer {
-            Answer::Granted(token) if entry == Seen::Yet => {
-                open.phase = Phase::Holds(*token);
+            Answer::Granted(token) if entry == EntryPresence::Yet => {
+                open.phase = SpanPhase::Holds(*token);
                 open.began = span.ended;
             }
             Answer::Granted(_) | Answer::Ended(..) => drop(all.remove(&id)),
@@ -231,8 +233,8 @@ impl Recorder {
     }
 }
 
-impl Open {
-    fn acquire(&self, id: Asked, answer: &Answer, handed: Option<TraceParent>) -> Span {
+impl TracedRequest {
+    fn acquire(&self, id: RequestKey, answer: &Answer, handed: Option<TraceParent>) -> Span {
         let (token, outcome, verdict, held) = match answer {
             Answer::Granted(token) => (Some(*token), "granted", Verdict::Fine, None),
             Answer::Ended(outcome, verdict, held) => (None, *outcome, *verdict, *held),
@@ -242,7 +244,7 @@ impl Open {
         Span { link, token, ..self.span("lockd.acquire", (id, place), outcome, verdict) }
     }
 
-    fn hold(&self, id: Asked, token: u64, outcome: &'static str, verdict: Verdict) -> Span {
+    fn hold(&self, id: RequestKey, token: u64, outcome: &'static str, verdict: Verdict) -> Span {
         let place = self.place(hold_half(id.1));
         Span { token: Some(token), ..self.span("lockd.hold", (id, place), outcome, verdict) }
     }
@@ -250,7 +252,7 @@ impl Open {
     fn span(
         &self,
         name: &'static str,
-        (id, place): (Asked, TraceParent),
+        (id, place): (RequestKey, TraceParent),
         outcome: &'static str,
         verdict: Verdict,
     ) -> Span {

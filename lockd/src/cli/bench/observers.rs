@@ -8,22 +8,22 @@ use std::sync::{
 use lockd_client::{Group, Observed};
 use tokio::{sync::Notify, time::Instant};
 
-use super::{Bench, Spoilt, recorder::Kind};
+use super::{Bench, Spoilt, recorder::TimeKind};
 
 /// The value that the leader has proclaimed last.
-struct Stage {
+struct Proclamation {
     value: Mutex<(u64, Instant)>,
     /// How many have not heard of it.
     left: AtomicUsize,
-    all_told: Notify,
+    all_observed: Notify,
 }
 
 /// Starts the leader and its observers.
 pub(super) async fn spawn(group: &mut Group<Spoilt>, bench: &Bench) {
-    let stage = Arc::new(Stage {
+    let stage = Arc::new(Proclamation {
         value: Mutex::new((0, Instant::now())),
         left: AtomicUsize::new(bench.workers),
-        all_told: Notify::new(),
+        all_observed: Notify::new(),
     });
     let leads = leads(bench.clone(), Arc::clone(&stage));
     if group.spawn(|_| leads).await.is_err() {
@@ -38,13 +38,13 @@ pub(super) async fn spawn(group: &mut Group<Spoilt>, bench: &Bench) {
 }
 
 /// Proclaims a value when all observers have received the one before.
-async fn leads(bench: Bench, stage: Arc<Stage>) -> Result<(), Spoilt> {
+async fn leads(bench: Bench, stage: Arc<Proclamation>) -> Result<(), Spoilt> {
     let Some(client) = bench.client(0) else { return Ok(()) };
     let election = client.election(format!("{}election", bench.prefix));
     let mut leadership = election.campaign(&bench.ctx, 0_u64.to_be_bytes()).await?;
     for value in 1_u64.. {
         tokio::select! {
-            () = stage.all_told.notified() => {}
+            () = stage.all_observed.notified() => {}
             _ = bench.ctx.cancelled() => break,
         }
         stage.left.store(bench.workers, Ordering::SeqCst);
@@ -58,7 +58,7 @@ async fn leads(bench: Bench, stage: Arc<Stage>) -> Result<(), Spoilt> {
     Ok(())
 }
 
-async fn observes(bench: Bench, worker: usize, stage: Arc<Stage>) -> Result<(), Spoilt> {
+async fn observes(bench: Bench, worker: usize, stage: Arc<Proclamation>) -> Result<(), Spoilt> {
     let Some(client) = bench.client(worker) else { return Ok(()) };
     let mut observation = client.election(format!("{}election", bench.prefix)).observe();
     let mut seen = None;
@@ -76,15 +76,15 @@ async fn observes(bench: Bench, worker: usize, stage: Arc<Stage>) -> Result<(), 
         if seen.replace(value).is_none() {
             bench.recorder.is_at_it();
         }
-        bench.recorder.record(&[(Kind::Told, proclaimed.elapsed())]);
+        bench.recorder.record(&[(TimeKind::Observed, proclaimed.elapsed())]);
         if stage.left.fetch_sub(1, Ordering::SeqCst) == 1 {
-            bench.recorder.record(&[(Kind::ToldAll, proclaimed.elapsed())]);
-            stage.all_told.notify_one();
+            bench.recorder.record(&[(TimeKind::ObservedByAll, proclaimed.elapsed())]);
+            stage.all_observed.notify_one();
         }
     }
 }
 
-impl Stage {
+impl Proclamation {
     fn value(&self) -> std::sync::MutexGuard<'_, (u64, Instant)> {
         self.value.lock().unwrap_or_else(PoisonError::into_inner)
     }

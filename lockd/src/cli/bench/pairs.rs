@@ -11,10 +11,10 @@ use std::{
 use lockd_client::{FencingToken, Group};
 use tokio::time::{Instant, sleep_until};
 
-use super::{Bench, Spoilt, recorder::Kind};
+use super::{Bench, Spoilt, recorder::TimeKind};
 
 /// A lock, and what is known of its holders.
-struct Lane {
+struct BenchLock {
     name: String,
     /// The token of its last holder.
     last: AtomicU64,
@@ -26,7 +26,7 @@ struct Lane {
 /// Starts the workers, each of which uses one of so many locks.
 pub(super) async fn spawn(group: &mut Group<Spoilt>, bench: &Bench, locks: usize) {
     let lanes: Vec<_> =
-        (0..locks).map(|n| Arc::new(Lane::new(format!("{}{n}", bench.prefix)))).collect();
+        (0..locks).map(|n| Arc::new(BenchLock::new(format!("{}{n}", bench.prefix)))).collect();
     for (worker, lane) in (0..bench.workers).zip(lanes.iter().cycle()) {
         let (bench, lane) = (bench.clone(), Arc::clone(lane));
         // It fails once a worker has, which says why.
@@ -36,7 +36,7 @@ pub(super) async fn spawn(group: &mut Group<Spoilt>, bench: &Bench, locks: usize
     }
 }
 
-async fn work(bench: Bench, worker: usize, lane: Arc<Lane>) -> Result<(), Spoilt> {
+async fn work(bench: Bench, worker: usize, lane: Arc<BenchLock>) -> Result<(), Spoilt> {
     let Some(client) = bench.client(worker) else { return Ok(()) };
     // It has a session, and a place among the others.
     let Some(first) = bench.unless_over(client.lock(&lane.name).acquire(&bench.ctx).await)? else {
@@ -57,17 +57,17 @@ async fn work(bench: Bench, worker: usize, lane: Arc<Lane>) -> Result<(), Spoilt
         guard.release().await?;
         let recorder = &bench.recorder;
         let (acquire, release) = (granted - due, granted.elapsed());
-        let pair = (Kind::Pair, acquire + release);
-        recorder.record(&[(Kind::Acquire, acquire), (Kind::Release, release), pair]);
+        let pair = (TimeKind::Pair, acquire + release);
+        recorder.record(&[(TimeKind::Acquire, acquire), (TimeKind::Release, release), pair]);
         // Only a client that has waited for the release was handed the lock.
         if let Some(released) = released.filter(|released| *released > asked) {
-            recorder.record(&[(Kind::Handoff, granted - released)]);
+            recorder.record(&[(TimeKind::Handoff, granted - released)]);
         }
     }
     Ok(())
 }
 
-impl Lane {
+impl BenchLock {
     fn new(name: String) -> Self {
         Self {
             name,
@@ -146,7 +146,7 @@ mod tests {
 
     #[test]
     fn holders_that_overlap_spoil_a_run() {
-        let lane = Lane::new("lane".to_owned());
+        let lane = BenchLock::new("lane".to_owned());
         assert_eq!(lane.granted(token(2)).unwrap(), None);
         assert!(matches!(lane.granted(token(3)), Err(Spoilt::Overlap { token: 3, .. })));
         lane.releases();
@@ -156,7 +156,7 @@ mod tests {
     #[test]
     fn tokens_that_do_not_rise_spoil_a_run() {
         for again in [6, 7] {
-            let lane = Lane::new("lane".to_owned());
+            let lane = BenchLock::new("lane".to_owned());
             lane.granted(token(7)).unwrap();
             lane.releases();
             let spoilt = lane.granted(token(again));

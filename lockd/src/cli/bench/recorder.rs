@@ -14,7 +14,7 @@ use tokio::{sync::Notify, time::Instant};
 
 /// A kind of time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Kind {
+pub(super) enum TimeKind {
     /// From the acquire to the grant.
     Acquire,
     /// From the release to its answer.
@@ -24,22 +24,22 @@ pub(super) enum Kind {
     /// From sending a release to the arrival of the next holder's grant.
     Handoff,
     /// From a proclaimed value to an observer.
-    Told,
+    Observed,
     /// From a proclaimed value to the last observer.
-    ToldAll,
+    ObservedByAll,
     /// From nothing to a lock held in a new session.
     Opened,
 }
 
-impl Kind {
+impl TimeKind {
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Acquire => "acquire",
             Self::Release => "release",
             Self::Pair => "pair",
             Self::Handoff => "handoff",
-            Self::Told => "told",
-            Self::ToldAll => "told all",
+            Self::Observed => "told",
+            Self::ObservedByAll => "told all",
             Self::Opened => "opened",
         }
     }
@@ -48,8 +48,8 @@ impl Kind {
     pub(super) fn unit(self) -> Option<&'static str> {
         match self {
             Self::Pair => Some("pairs/s"),
-            Self::ToldAll => Some("changes/s"),
-            Self::Acquire | Self::Release | Self::Handoff | Self::Told | Self::Opened => None,
+            Self::ObservedByAll => Some("changes/s"),
+            Self::Acquire | Self::Release | Self::Handoff | Self::Observed | Self::Opened => None,
         }
     }
 }
@@ -64,12 +64,12 @@ pub(super) fn rate(times: &Times, took: Duration) -> Option<(&'static str, f64)>
 }
 
 /// Times in nanoseconds, to three digits.
-pub(super) type Times = BTreeMap<Kind, Histogram<u64>>;
+pub(super) type Times = BTreeMap<TimeKind, Histogram<u64>>;
 
 const DIGITS: u8 = 3;
 
 /// The longest time that the histograms record, an hour; what is longer counts as this.
-const MOST: u64 = 3_600_000_000_000;
+const MAX_NANOS: u64 = 3_600_000_000_000;
 
 /// All that is measured in a run.
 pub(super) struct Recorder {
@@ -86,7 +86,7 @@ pub(super) struct Recorder {
 impl Recorder {
     pub(super) fn new(workers: usize) -> Result<Self, CreationError> {
         Ok(Self {
-            empty: Histogram::new_with_bounds(1, MOST, DIGITS)?,
+            empty: Histogram::new_with_bounds(1, MAX_NANOS, DIGITS)?,
             times: Mutex::default(),
             measuring: AtomicBool::new(false),
             workers,
@@ -123,14 +123,14 @@ impl Recorder {
     }
 
     /// Counts times, if it is measured.
-    pub(super) fn record(&self, times: &[(Kind, Duration)]) {
+    pub(super) fn record(&self, times: &[(TimeKind, Duration)]) {
         if self.measuring.load(Ordering::Relaxed) {
             self.record_always(times);
         }
     }
 
     /// Counts times of the start.
-    pub(super) fn record_always(&self, times: &[(Kind, Duration)]) {
+    pub(super) fn record_always(&self, times: &[(TimeKind, Duration)]) {
         let mut all = self.times();
         for (kind, time) in times {
             let nanoseconds = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);

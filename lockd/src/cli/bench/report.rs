@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 
 use super::{
     super::output::{self, Format},
-    Failure, Work,
-    recorder::{Kind, Times, rate},
+    CommandError, Work,
+    recorder::{TimeKind, Times, rate},
 };
 
 /// Which times are shown: those that this part of all does not exceed.
@@ -24,7 +24,7 @@ pub(super) struct Report {
 }
 
 impl Report {
-    pub(super) fn print(&self, asked: Option<Format>) -> Result<(), Failure> {
+    pub(super) fn print(&self, asked: Option<Format>) -> Result<(), CommandError> {
         match Format::or_default(asked, Format::Json) {
             Format::Table | Format::Wide => {
                 let summary = output::table(&["KEY", "VALUE"], self.summary());
@@ -83,7 +83,7 @@ impl Report {
     }
 }
 
-fn row(kind: Kind, times: &Histogram<u64>) -> Vec<String> {
+fn row(kind: TimeKind, times: &Histogram<u64>) -> Vec<String> {
     let mut row = vec![kind.name().to_owned(), times.len().to_string()];
     row.extend(QUANTILES.map(|(_, quantile)| shown(times.value_at_quantile(quantile))));
     row.push(shown(times.max()));

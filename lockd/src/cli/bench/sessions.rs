@@ -4,13 +4,13 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use lockd_client::{Client, Group};
 use tokio::time::Instant;
 
-use super::{Bench, Failure, Globals, Spoilt, recorder::Kind};
+use super::{Bench, CommandError, Globals, Spoilt, recorder::TimeKind};
 
 /// How many connect, open and close at a time.
 const AT_A_TIME: usize = 64;
 
 /// So many clients, each with a connection of its own.
-pub(super) async fn connect(globals: &Globals, count: usize) -> Result<Vec<Client>, Failure> {
+pub(super) async fn connect(globals: &Globals, count: usize) -> Result<Vec<Client>, CommandError> {
     let connect = |_| globals.target.connect_as("lockd bench".to_owned());
     stream::iter(0..count).map(connect).buffer_unordered(AT_A_TIME).try_collect().await
 }
@@ -32,7 +32,7 @@ pub(super) async fn spawn(group: &mut Group<Spoilt>, bench: &Bench) {
             let Some(guard) = bench.unless_over(lock.acquire(&bench.ctx).await)? else {
                 return Ok(());
             };
-            bench.recorder.record_always(&[(Kind::Opened, start.elapsed())]);
+            bench.recorder.record_always(&[(TimeKind::Opened, start.elapsed())]);
             drop(place);
             bench.recorder.is_at_it();
             // It fails if the lock is lost before.

@@ -19,7 +19,7 @@ use tokio::{
 
 use super::{signals::suspend, terminal::Terminal};
 use crate::cli::{
-    exit::{Exit, Failure},
+    exit::{CommandError, Exit},
     output,
 };
 
@@ -52,9 +52,9 @@ impl Child {
         argv: &[OsString],
         environment: [(&str, String); 4],
         output: Output,
-    ) -> Result<Self, Failure> {
+    ) -> Result<Self, CommandError> {
         let Some((program, arguments)) = argv.split_first() else {
-            return Err(Failure::new(Exit::Usage, "no command"));
+            return Err(CommandError::new(Exit::Usage, "no command"));
         };
         let terminal = Terminal::of_stdin();
         let mut command = Command::new(program);
@@ -65,7 +65,7 @@ impl Child {
         let process = command.spawn().map_err(|error| not_started(program, &error))?;
         let group = process.id().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
         let Some(group) = group else {
-            return Err(Failure::new(Exit::NotStarted, "the command has no process id"));
+            return Err(CommandError::new(Exit::NotStarted, "the command has no process id"));
         };
         let mut child = Self { process, group, terminal, had_terminal: false, told_to_stop: false };
         if child.terminal.as_ref().is_some_and(Terminal::is_for_the_command) {
@@ -76,7 +76,9 @@ impl Child {
 
     /// Passes on what the command prints, if it is to be kept, and gives it at its end. To be
     /// polled while the command runs: a full pipe would stop it.
-    pub(super) fn printed(&mut self) -> impl Future<Output = Result<Vec<u8>, Failure>> + use<> {
+    pub(super) fn printed(
+        &mut self,
+    ) -> impl Future<Output = Result<Vec<u8>, CommandError>> + use<> {
         let stdout = self.process.stdout.take();
         async move {
             match stdout {
@@ -162,10 +164,10 @@ impl Drop for Child {
     }
 }
 
-async fn copy(mut stdout: ChildStdout) -> Result<Vec<u8>, Failure> {
+async fn copy(mut stdout: ChildStdout) -> Result<Vec<u8>, CommandError> {
     let (mut kept, mut chunk) = (Vec::new(), vec![0; 8192]);
     loop {
-        let read = stdout.read(&mut chunk).await.map_err(Failure::internal)?;
+        let read = stdout.read(&mut chunk).await.map_err(CommandError::internal)?;
         let Some(read) = chunk.get(..read).filter(|read| !read.is_empty()) else { break };
         output::write(read)?;
         // What is too long is passed on all the same, but not kept.
@@ -175,12 +177,12 @@ async fn copy(mut stdout: ChildStdout) -> Result<Vec<u8>, Failure> {
     }
     if kept.len() > MAX_KEPT {
         let text = "the command has printed more than 65536 bytes: its result was not stored";
-        return Err(Failure::new(Exit::Internal, text));
+        return Err(CommandError::new(Exit::Internal, text));
     }
     Ok(kept)
 }
 
-fn not_started(program: &OsString, error: &io::Error) -> Failure {
+fn not_started(program: &OsString, error: &io::Error) -> CommandError {
     let exit = match error.kind() {
         io::ErrorKind::NotFound => Exit::NotFound,
         io::ErrorKind::PermissionDenied => Exit::NotExecutable,
@@ -189,7 +191,7 @@ fn not_started(program: &OsString, error: &io::Error) -> Failure {
         }
         _ => Exit::NotStarted,
     };
-    Failure::new(exit, format!("{}: {error}", program.display()))
+    CommandError::new(exit, format!("{}: {error}", program.display()))
 }
 
 /// The exit code that stands for how the command ended.

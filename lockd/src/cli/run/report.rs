@@ -7,13 +7,13 @@ use lockd_proto::clock::{Clock, Instant};
 use serde_json::{Value, json};
 
 use crate::cli::{
-    exit::{Exit, Failure},
+    exit::{CommandError, Exit},
     output,
 };
 
 /// How it ended.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Ending {
+pub(super) enum RunOutcome {
     /// The command ran to its end.
     Completed,
     /// The lock was lost while it ran.
@@ -29,17 +29,17 @@ pub(super) enum Ending {
 }
 
 #[derive(Debug)]
-pub(super) struct Report {
+pub(super) struct RunReport {
     clock: Clock,
     lock: String,
     namespace: String,
     began: Instant,
     token: Option<String>,
     acquired: Option<Instant>,
-    ending: Ending,
+    ending: RunOutcome,
 }
 
-impl Report {
+impl RunReport {
     pub(super) fn new(lock: &str, namespace: &str) -> Self {
         let clock = Clock::system();
         Self {
@@ -49,7 +49,7 @@ impl Report {
             clock,
             token: None,
             acquired: None,
-            ending: Ending::NotAcquired,
+            ending: RunOutcome::NotAcquired,
         }
     }
 
@@ -58,7 +58,7 @@ impl Report {
         self.acquired = Some(self.clock.now());
     }
 
-    pub(super) fn ended(&mut self, ending: Ending) {
+    pub(super) fn ended(&mut self, ending: RunOutcome) {
         self.ending = ending;
     }
 
@@ -70,12 +70,12 @@ impl Report {
             "namespace": self.namespace,
             "token": self.token,
             "outcome": match self.ending {
-                Ending::Completed => "completed",
-                Ending::Lost => "lost",
-                Ending::NotAcquired => "not-acquired",
-                Ending::Interrupted => "interrupted",
-                Ending::NotStarted => "not-started",
-                Ending::Skipped => "skipped",
+                RunOutcome::Completed => "completed",
+                RunOutcome::Lost => "lost",
+                RunOutcome::NotAcquired => "not-acquired",
+                RunOutcome::Interrupted => "interrupted",
+                RunOutcome::NotStarted => "not-started",
+                RunOutcome::Skipped => "skipped",
             },
             "exitCode": exit.code(),
             "waitedMs": millis(since(self.began, self.acquired.unwrap_or(now))),
@@ -85,7 +85,7 @@ impl Report {
     }
 
     /// Writes it beside the file and moves it there, so that no reader sees half of it.
-    pub(super) fn write(&self, file: &Path, exit: Exit) -> Result<(), Failure> {
+    pub(super) fn write(&self, file: &Path, exit: Exit) -> Result<(), CommandError> {
         let mut name = file.as_os_str().to_owned();
         name.push(format!(".{}", std::process::id()));
         let written = fs::File::create(&name)
@@ -93,7 +93,7 @@ impl Report {
             .and_then(|()| fs::rename(&name, file));
         written.map_err(|error| {
             let text = format!("the report {} can't be written: {error}", file.display());
-            Failure::new(Exit::Internal, text)
+            CommandError::new(Exit::Internal, text)
         })
     }
 }

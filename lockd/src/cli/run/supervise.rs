@@ -18,7 +18,7 @@ use super::{
     signals::{Arrived, Signals},
 };
 use crate::cli::{
-    exit::{Exit, Failure},
+    exit::{CommandError, Exit},
     output,
 };
 
@@ -37,7 +37,7 @@ pub(super) struct Grace {
 
 /// How far the command has been stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
+enum CommandPhase {
     Running,
     /// Asked to stop at this moment.
     Stopping(Instant),
@@ -59,17 +59,17 @@ enum Decision {
     Kill,
 }
 
-fn decide(phase: Phase, lease: Lease, now: Instant, grace: Duration) -> Decision {
+fn decide(phase: CommandPhase, lease: Lease, now: Instant, grace: Duration) -> Decision {
     match phase {
         // Only after a suspension: it must not go on, not even to stop.
-        Phase::Running if now >= lease.safe_until => Decision::Kill,
-        Phase::Running if lease.lost || now >= lease.safe_until - grace => Decision::Stop,
-        Phase::Running => Decision::Wait { until: Some(lease.safe_until - grace) },
-        Phase::Stopping(since) => {
+        CommandPhase::Running if now >= lease.safe_until => Decision::Kill,
+        CommandPhase::Running if lease.lost || now >= lease.safe_until - grace => Decision::Stop,
+        CommandPhase::Running => Decision::Wait { until: Some(lease.safe_until - grace) },
+        CommandPhase::Stopping(since) => {
             let kill_at = lease.safe_until.min(since + grace);
             if now >= kill_at { Decision::Kill } else { Decision::Wait { until: Some(kill_at) } }
         }
-        Phase::Killed => Decision::Wait { until: None },
+        CommandPhase::Killed => Decision::Wait { until: None },
     }
 }
 
@@ -80,9 +80,9 @@ pub(super) async fn supervise(
     clock: &Clock,
     signals: &mut Signals,
     grace: Grace,
-) -> Result<Exit, Failure> {
+) -> Result<Exit, CommandError> {
     let mut state = guard.state();
-    let mut phase = Phase::Running;
+    let mut phase = CommandPhase::Running;
     let ended = loop {
         let lost = matches!(*state.borrow_and_update(), LockState::Lost(_));
         let lease = Lease { safe_until: guard.safe_until(), lost };
@@ -93,18 +93,18 @@ pub(super) async fn supervise(
                 child.signal(grace.signal);
                 // A command that was stopped by its terminal has to run to end.
                 child.signal(Signal::CONT);
-                phase = Phase::Stopping(clock.now());
+                phase = CommandPhase::Stopping(clock.now());
                 continue;
             }
             Decision::Kill => {
                 match phase {
-                    Phase::Running => tell_lost(&state),
-                    Phase::Stopping(_) | Phase::Killed => {
+                    CommandPhase::Running => tell_lost(&state),
+                    CommandPhase::Stopping(_) | CommandPhase::Killed => {
                         output::message("the command has not stopped in time: killing it");
                     }
                 }
                 child.signal(Signal::KILL);
-                phase = Phase::Killed;
+                phase = CommandPhase::Killed;
                 continue;
             }
         };
@@ -123,29 +123,29 @@ pub(super) async fn supervise(
             () = sleep_until(clock, until) => {}
         }
     };
-    if phase == Phase::Running && guard.check().is_ok() {
-        return ended.map(exit_of).map_err(Failure::internal);
+    if phase == CommandPhase::Running && guard.check().is_ok() {
+        return ended.map(exit_of).map_err(CommandError::internal);
     }
-    if phase == Phase::Running {
+    if phase == CommandPhase::Running {
         tell_lost(&state);
         child.signal(grace.signal);
-        phase = Phase::Stopping(clock.now());
+        phase = CommandPhase::Stopping(clock.now());
     }
     clear(&child, phase, guard, clock, grace).await;
     Ok(Exit::Lost)
 }
 
 /// A command that was stopped may go on if its lock is still held by the clock, or to end.
-fn may_go_on(phase: Phase, guard: &Guard) -> bool {
+fn may_go_on(phase: CommandPhase, guard: &Guard) -> bool {
     match phase {
-        Phase::Running => guard.check().is_ok(),
-        Phase::Stopping(_) | Phase::Killed => true,
+        CommandPhase::Running => guard.check().is_ok(),
+        CommandPhase::Stopping(_) | CommandPhase::Killed => true,
     }
 }
 
 /// The command has ended without the lock. What it left behind has the rest of the grace, and
 /// no more.
-async fn clear(child: &Child, phase: Phase, guard: &Guard, clock: &Clock, grace: Grace) {
+async fn clear(child: &Child, phase: CommandPhase, guard: &Guard, clock: &Clock, grace: Grace) {
     while child.is_alive() {
         let lease = Lease { safe_until: guard.safe_until(), lost: true };
         match decide(phase, lease, clock.now(), grace.length) {
@@ -199,29 +199,29 @@ mod tests {
         let now = Clock::system().now();
         let lease = Lease { safe_until: now + seconds(10), lost: false };
         let until = Some(now + seconds(8));
-        assert_eq!(decide(Phase::Running, lease, now, GRACE), Decision::Wait { until });
+        assert_eq!(decide(CommandPhase::Running, lease, now, GRACE), Decision::Wait { until });
     }
 
     #[test]
     fn it_is_told_to_stop_while_there_is_grace_left() {
         let now = Clock::system().now();
         let lease = Lease { safe_until: now + GRACE, lost: false };
-        assert_eq!(decide(Phase::Running, lease, now, GRACE), Decision::Stop);
+        assert_eq!(decide(CommandPhase::Running, lease, now, GRACE), Decision::Stop);
     }
 
     #[test]
     fn after_a_suspension_beyond_the_lease_it_is_killed_without_a_word() {
         let now = Clock::system().now();
         let lease = Lease { safe_until: now, lost: false };
-        assert_eq!(decide(Phase::Running, lease, now, GRACE), Decision::Kill);
+        assert_eq!(decide(CommandPhase::Running, lease, now, GRACE), Decision::Kill);
     }
 
     #[test]
     fn a_loss_stops_it_at_once_and_kills_it_after_the_grace() {
         let now = Clock::system().now();
         let lease = Lease { safe_until: now + seconds(60), lost: true };
-        assert_eq!(decide(Phase::Running, lease, now, GRACE), Decision::Stop);
-        let stopping = Phase::Stopping(now);
+        assert_eq!(decide(CommandPhase::Running, lease, now, GRACE), Decision::Stop);
+        let stopping = CommandPhase::Stopping(now);
         let until = Some(now + GRACE);
         assert_eq!(decide(stopping, lease, now, GRACE), Decision::Wait { until });
         assert_eq!(decide(stopping, lease, now + GRACE, GRACE), Decision::Kill);
@@ -231,9 +231,12 @@ mod tests {
     fn nothing_runs_past_safe_until() {
         let now = Clock::system().now();
         let lease = Lease { safe_until: now + seconds(1), lost: false };
-        let stopping = Phase::Stopping(now);
+        let stopping = CommandPhase::Stopping(now);
         assert_eq!(decide(stopping, lease, now + seconds(1), GRACE), Decision::Kill);
         let late = now + seconds(5);
-        assert_eq!(decide(Phase::Killed, lease, late, GRACE), Decision::Wait { until: None });
+        assert_eq!(
+            decide(CommandPhase::Killed, lease, late, GRACE),
+            Decision::Wait { until: None }
+        );
     }
 }

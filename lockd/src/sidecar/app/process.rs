@@ -10,32 +10,26 @@ use rustix::{
     process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
 };
 
-use super::Life;
-use crate::cli::{
-    exit::{Exit, Failure},
-    sidecar::metrics,
-};
+use super::AppLife;
+use crate::sidecar::{SidecarError, metrics};
 
 /// A process that is not ours. In a pod it has to share the namespace of processes.
 #[derive(Debug, Clone)]
-pub(in crate::cli::sidecar) struct Process {
+pub(in crate::sidecar) struct Process {
     process: Arc<OwnedFd>,
-    life: Life,
+    life: AppLife,
 }
 
 impl Process {
     /// The process with this id, watched by a thread: nothing else reports the end of a process
     /// that is no child.
-    pub(super) fn find(pid: i32) -> Result<Self, Failure> {
-        let unusable = |error: io::Error| {
-            let hint = "in a pod, set shareProcessNamespace";
-            Failure::new(Exit::Config, format!("--watch-pid {pid}: {error}; {hint}"))
-        };
+    pub(super) fn find(pid: i32) -> Result<Self, SidecarError> {
+        let unusable = |source: io::Error| SidecarError::Process { pid, source };
         let raw = Pid::from_raw(pid).filter(|_| pid > 0);
         let raw = raw.ok_or_else(|| unusable(io::ErrorKind::InvalidInput.into()))?;
         let process =
             pidfd_open(raw, PidfdFlags::empty()).map_err(|error| unusable(error.into()))?;
-        let app = Self { process: Arc::new(process), life: Life::new() };
+        let app = Self { process: Arc::new(process), life: AppLife::new() };
         metrics::app_lives();
         let watched = app.clone();
         let watch = thread::Builder::new().name("app".to_owned()).spawn(move || watched.watch());
@@ -57,7 +51,7 @@ impl Process {
     }
 
     /// Its life, unless that is over.
-    pub(super) fn life(&self) -> Option<Life> {
+    pub(super) fn life(&self) -> Option<AppLife> {
         Some(self.life.clone()).filter(|life| !life.is_cancelled())
     }
 

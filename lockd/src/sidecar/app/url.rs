@@ -28,8 +28,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::Life;
-use crate::{cli::sidecar::metrics, telemetry::tasks::Tasks};
+use super::AppLife;
+use crate::{sidecar::metrics, telemetry::tasks::Tasks};
 
 /// The pause between an answer and the next question.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -39,13 +39,13 @@ const SILENCE: Duration = Duration::from_secs(3);
 
 /// Where the app is asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct AppUrl(Uri);
+pub(crate) struct AppUrl(Uri);
 
 /// An app that is asked again and again.
 #[derive(Debug)]
-pub(in crate::cli::sidecar) struct Watched {
+pub(in crate::sidecar) struct WatchedUrl {
     /// The latest life, once there was one.
-    latest: watch::Receiver<Option<Life>>,
+    latest: watch::Receiver<Option<AppLife>>,
 }
 
 impl FromStr for AppUrl {
@@ -70,18 +70,22 @@ impl FromStr for AppUrl {
 
 impl AppUrl {
     /// Asks until the end.
-    pub(super) fn watch(self, tasks: &Tasks, end: CancellationToken) -> Watched {
+    pub(super) fn watch(self, tasks: &Tasks, end: CancellationToken) -> WatchedUrl {
         // A connection for each question: that a kept one is closed says nothing of life.
         let http = Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build_http();
-        let (told, latest) = watch::channel(None);
+        let (lives, latest) = watch::channel(None);
         metrics::app_is_silent();
         tasks.spawn("app", async move {
-            end.run_until_cancelled(self.follow(&http, told)).await;
+            end.run_until_cancelled(self.follow(&http, lives)).await;
         });
-        Watched { latest }
+        WatchedUrl { latest }
     }
 
-    async fn follow(&self, http: &Client<HttpConnector, Body>, told: watch::Sender<Option<Life>>) {
+    async fn follow(
+        &self,
+        http: &Client<HttpConnector, Body>,
+        lives: watch::Sender<Option<AppLife>>,
+    ) {
         tracing::info!(url = %self.0, "not campaigning before the app answers");
         loop {
             while self.ask(http).await.is_err() {
@@ -89,10 +93,10 @@ impl AppUrl {
             }
             tracing::info!(url = %self.0, "the app answers");
             metrics::app_lives();
-            let life = Life::new();
+            let life = AppLife::new();
             // Whatever ends this task ends the life as well.
             let ends = life.clone().drop_guard();
-            told.send_replace(Some(life));
+            lives.send_replace(Some(life));
             let why = self.falls_silent(http).await;
             drop(ends);
             metrics::app_is_silent();
@@ -134,10 +138,10 @@ fn cause(error: &dyn Error) -> String {
     cause.to_string()
 }
 
-impl Watched {
+impl WatchedUrl {
     /// Waits until it answers; `None` when it is asked no longer. Cancel safe.
-    pub(super) async fn lives(&self) -> Option<Life> {
-        let lives = |life: &Option<Life>| life.as_ref().is_some_and(|life| !life.is_cancelled());
+    pub(super) async fn lives(&self) -> Option<AppLife> {
+        let lives = |life: &Option<AppLife>| life.as_ref().is_some_and(|life| !life.is_cancelled());
         self.latest.clone().wait_for(lives).await.ok()?.clone()
     }
 }

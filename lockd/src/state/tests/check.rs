@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use super::super::{
-    digest::Item,
+    digest::DigestItem,
     enqueue::slot,
     queue::{self, Seated},
     waits::owner_path,
     *,
 };
-use crate::record::{Kind, Mode, OnLoss};
+use crate::record::{Mode, OnLoss, QueueKind};
 
 /// Looks at all of a state, and panics at what must not be.
 pub(super) fn state(state: &State) {
@@ -98,12 +98,12 @@ fn lock(state: &State, lock: &LockId, there: &Lock) {
     assert_eq!(there.waiting as usize, seats.len() - held);
     let left = seats.iter().filter(|it| state.entries[it.1.slot as usize].stage == Stage::Left);
     assert_eq!(there.left as usize, left.count());
-    if let Kind::Barrier { parties } = kinds[0] {
+    if let QueueKind::Barrier { parties } = kinds[0] {
         assert!(there.left < parties, "a barrier that all have left is over");
         assert!(there.left == 0 || held == parties as usize);
     }
     let done = state.results.contains_key(lock);
-    assert!(!done || kinds[0] != Kind::Once, "{lock} is never run again");
+    assert!(!done || kinds[0] != QueueKind::Once, "{lock} is never run again");
 }
 
 fn owners(state: &State) {
@@ -141,14 +141,14 @@ fn sums(state: &State) {
 /// The digest and the bytes of all items, from nothing.
 pub(super) fn fresh_digest(state: &State) -> (u128, u64) {
     use std::borrow::Cow::Borrowed;
-    let sessions = state.sessions.iter().map(|(_, it)| Item::Session(Borrowed(it)));
-    let entries = state.entries.iter().map(|(_, it)| Item::Entry(Borrowed(it)));
-    let results = state.results.iter().map(|(lock, it)| Item::Result {
+    let sessions = state.sessions.iter().map(|(_, it)| DigestItem::Session(Borrowed(it)));
+    let entries = state.entries.iter().map(|(_, it)| DigestItem::Entry(Borrowed(it)));
+    let results = state.results.iter().map(|(lock, it)| DigestItem::Result {
         lock: Borrowed(lock),
         at: it.at,
         result: Borrowed(&it.result),
     });
-    let meta = std::iter::once(Item::Meta(state.meta()));
+    let meta = std::iter::once(DigestItem::Meta(state.meta()));
     let items = meta.chain(sessions).chain(entries).chain(results);
     items.fold((0u128, 0), |(digest, bytes), item| {
         let encoded = item.encode(Vec::new());

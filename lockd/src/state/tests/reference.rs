@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::record::{Blocked, Kind};
+use crate::record::{Blocked, QueueKind};
 
 /// A session as it is known.
 #[derive(Debug, Clone)]
@@ -50,7 +50,7 @@ impl Reference {
         there.map(|(token, _)| *token).collect()
     }
 
-    fn kind(&self, lock: &LockId) -> Option<Kind> {
+    fn kind(&self, lock: &LockId) -> Option<QueueKind> {
         self.queue(lock).first().map(|first| self.entries[first].mode.kind())
     }
 
@@ -417,7 +417,9 @@ impl Reference {
         };
         let place = self.entries.get_mut(&token).expect("it is there");
         match change {
-            Change::Downgrade if place.mode.kind() == Kind::Lock && place.ask.locks.len() == 1 => {
+            Change::Downgrade
+                if place.mode.kind() == QueueKind::Lock && place.ask.locks.len() == 1 =>
+            {
                 place.mode = Mode::Shared;
             }
             Change::Value(value) => place.ask.info.value = value.clone(),

@@ -9,7 +9,7 @@ use std::{
 
 use metrics::{Counter, counter, describe_counter, describe_gauge, gauge};
 
-use super::Size;
+use super::QueueSize;
 
 /// The locks that have series of their own.
 pub(super) const MOST: usize = 500;
@@ -62,8 +62,8 @@ impl Names {
 
 /// Sets what is looked at rather than counted.
 #[allow(clippy::cast_precision_loss, reason = "a gauge is a float; these are small")]
-pub(super) fn look_at(sizes: &[Size]) {
-    for Size { namespace, lock, holders, waiters } in sizes {
+pub(super) fn look_at(sizes: &[QueueSize]) {
+    for QueueSize { namespace, lock, holders, waiters } in sizes {
         let labels = labels(namespace, lock);
         gauge!("lockd_lock_holders", &labels).set(*holders as f64);
         gauge!("lockd_lock_waiters", &labels).set(*waiters as f64);
