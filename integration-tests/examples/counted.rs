@@ -22,5 +22,5 @@ fn main() -> ExitCode {
             drop(write!(reader.unwrap(), "{allocated}"));
         }
     });
-    lockd::cli::main(std::env::args_os())
+    lockd::main(std::env::args_os())
 }

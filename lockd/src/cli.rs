@@ -31,7 +31,7 @@ mod yields;
 use std::{ffi::OsString, num::NonZeroUsize, process::ExitCode};
 
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
-pub use exit::Exit;
+pub(crate) use exit::Exit;
 
 use self::{connect::Target, exit::CommandError, output::Format};
 

@@ -27,7 +27,7 @@ const ENV: &str = "LOCKD_";
 /// Which store to use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
-pub enum StoreKind {
+pub(crate) enum StoreKind {
     /// A folder on this machine
     Embedded,
     /// An etcd cluster
@@ -37,7 +37,7 @@ pub enum StoreKind {
 /// The effective configuration.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// Which store to use.
     pub store: StoreKind,
     /// The folder of the embedded store.
@@ -90,7 +90,7 @@ pub struct Settings {
 
 /// The flags that set it.
 #[derive(Debug, Default, clap::Args, Serialize)]
-pub struct Flags {
+pub(crate) struct Flags {
     /// A TOML file with any of these values, such as `data_dir = "/var/lib/lockd"`
     #[arg(long, value_name = "FILE", env = "LOCKD_CONFIG")]
     #[serde(skip)]
@@ -199,7 +199,7 @@ pub struct Flags {
 
 /// Why a configuration can't be used.
 #[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
+pub(crate) enum ConfigError {
     /// A value is unknown, missing or malformed.
     #[error("configuration: {0}")]
     Invalid(String),
@@ -217,7 +217,7 @@ pub enum ConfigError {
 
 /// A value and where it comes from.
 #[derive(Debug)]
-pub struct SourcedValue {
+pub(crate) struct SourcedValue {
     /// Its key, as in the file.
     pub key: String,
     /// The value; `***` for a secret.
@@ -268,7 +268,7 @@ impl Settings {
     ///
     /// # Errors
     /// An unknown key, a malformed value, or values that contradict one another.
-    pub fn load(flags: &Flags) -> Result<Self, ConfigError> {
+    pub(crate) fn load(flags: &Flags) -> Result<Self, ConfigError> {
         let settings = layers(flags)?.extract::<Self>().map_err(describe)?;
         settings.check()?;
         Ok(settings)
@@ -278,7 +278,7 @@ impl Settings {
     ///
     /// # Errors
     /// As [`Settings::load`].
-    pub fn explain(flags: &Flags) -> Result<Vec<SourcedValue>, ConfigError> {
+    pub(crate) fn explain(flags: &Flags) -> Result<Vec<SourcedValue>, ConfigError> {
         let settings = Self::load(flags)?;
         let layers = layers(flags)?;
         let shown = serde_json::to_value(&settings).map_err(|error| invalid(error.to_string()))?;
@@ -351,7 +351,7 @@ impl Settings {
 
     /// How much there may be.
     #[must_use]
-    pub fn limits(&self) -> Limits {
+    pub(crate) fn limits(&self) -> Limits {
         Limits {
             waiters_per_lock: self.max_waiters,
             entries_per_session: self.max_entries,
@@ -361,7 +361,7 @@ impl Settings {
 
     /// Whether metrics have the names of locks.
     #[must_use]
-    pub fn lock_names(&self) -> LockNames {
+    pub(crate) fn lock_names(&self) -> LockNames {
         if self.metrics_lock_names { LockNames::Labelled } else { LockNames::Left }
     }
 
@@ -369,7 +369,7 @@ impl Settings {
     ///
     /// # Errors
     /// A file can't be read.
-    pub fn etcd(&self) -> Result<EtcdConfig, ConfigError> {
+    pub(crate) fn etcd(&self) -> Result<EtcdConfig, ConfigError> {
         let password = match (&self.etcd_password, &self.etcd_password_file) {
             (Some(password), _) => Some(password.reveal().to_owned()),
             (None, Some(file)) => {

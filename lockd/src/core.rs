@@ -12,23 +12,23 @@
 //! `lanes` is the way to the log and back, `streams` and `calls` are those who ask, `notify` turns
 //! effects into answers, `look` and `observe` answer questions, `leases` and `timers` are time.
 
-pub mod answer;
+pub(crate) mod answer;
 mod apply;
-pub mod ask;
+pub(crate) mod ask;
 mod calls;
 mod checkpoints;
 mod deadlocks;
-pub mod error;
+pub(crate) mod error;
 mod handle;
 mod lanes;
 mod leases;
 mod look;
 mod notify;
 mod nudges;
-pub mod observe;
-pub mod outbox;
+pub(crate) mod observe;
+pub(crate) mod outbox;
 mod sessions;
-pub mod status;
+pub(crate) mod status;
 mod streams;
 mod tickets;
 mod timers;
@@ -54,7 +54,8 @@ use self::{
     streams::Streams,
     timers::{Due, Timer, Timers},
 };
-pub use handle::{Answers, Handle, StreamHandle};
+pub(crate) use handle::Handle;
+pub use handle::{Answers, StreamHandle};
 
 use crate::{
     log::{Event, Log, LogError},

@@ -3,17 +3,45 @@
 //! Without its feature `cli` it is the daemon alone, which is quicker to build and count.
 
 #[cfg(feature = "cli")]
-pub mod cli;
+mod cli;
 #[cfg(feature = "cli")]
-pub mod config;
-pub mod core;
+mod config;
+mod core;
 #[cfg(feature = "cli")]
 mod duration;
-pub mod log;
-pub mod record;
-pub mod serve;
-pub mod server;
+mod log;
+mod record;
+mod serve;
+mod server;
 #[cfg(feature = "cli")]
 mod sidecar;
-pub mod state;
-pub mod telemetry;
+mod state;
+mod telemetry;
+
+#[cfg(feature = "cli")]
+pub use cli::main;
+
+/// Parts of the daemon for the benches and the integration tests of this repository, and for nothing
+/// else: nothing here is stable.
+pub mod testing {
+    pub use crate::{
+        core::{
+            Answers, Core, Limits, Parts, StreamHandle,
+            ask::{Acquire, Ask, Hello},
+        },
+        log::{
+            Draft, Event, Log, LogError, MAX_OPERATIONS, MAX_RECORD_BYTES, Room,
+            etcd::{EtcdConfig, EtcdLog},
+            journal::Journal,
+        },
+        record::{
+            Client, Enqueue, Floor, Info, LockId, Mode, Open, Operation, Position, Record, Release,
+            ReplicaId, Wait,
+        },
+        state::{
+            Context, Effect, State,
+            queue::{Queue, Seated},
+        },
+        telemetry::{tasks::Tasks, traces::Traces},
+    };
+}

@@ -4,8 +4,8 @@
 //! Two implementations, `journal` and `etcd`, pass one conformance suite. Neither knows what is
 //! in a record: bytes, and how many operations they hold.
 
-pub mod etcd;
-pub mod journal;
+pub(crate) mod etcd;
+pub(crate) mod journal;
 
 use std::{
     task::{Context, Poll},
@@ -15,7 +15,7 @@ use std::{
 use bytes::Bytes;
 use lockd_proto::clock::Instant;
 
-pub use crate::record::Floor;
+pub(crate) use crate::record::Floor;
 use crate::record::{Position, ReplicaId};
 
 /// The most operations of one record. On etcd a position is revision × 1,024 plus the operation's

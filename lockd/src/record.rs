@@ -10,11 +10,13 @@ mod mode;
 mod operation;
 mod position;
 
-pub use codec::{LEVEL, Record, RecordError};
+pub(crate) use codec::LEVEL;
+pub use codec::Record;
 pub use floor::Floor;
-pub use lock_id::{LockId, prefix_path};
-pub use mode::{Mode, OnLoss, QueueKind};
-pub use operation::{
-    Attach, Blocked, Change, Client, Enqueue, Info, Open, Operation, Release, Wait, WaitEnd,
-};
+pub use lock_id::LockId;
+pub(crate) use lock_id::prefix_path;
+pub use mode::Mode;
+pub(crate) use mode::{OnLoss, QueueKind};
+pub(crate) use operation::{Attach, Blocked, Change, WaitEnd};
+pub use operation::{Client, Enqueue, Info, Open, Operation, Release, Wait};
 pub use position::{Position, ReplicaId};

@@ -9,7 +9,7 @@ use crate::{
     core::{Core, Limits, Parts},
     log::{Log, LogError},
     server::{
-        self, Served, debug,
+        self, Served, ServerError, debug,
         health::{self, Health},
     },
     telemetry::{logs::Logs, metrics::Exporter, tasks::Lifecycle, traces::Traces},
@@ -17,7 +17,7 @@ use crate::{
 
 /// Where a replica listens, as what, and how it stops.
 #[derive(Debug)]
-pub struct ServeOptions {
+pub(crate) struct ServeOptions {
     /// Its name, shown to clients and operators.
     pub name: String,
     /// Where gRPC is served.
@@ -38,22 +38,19 @@ pub struct ServeOptions {
 
 /// Why a replica could not serve.
 #[derive(Debug, thiserror::Error)]
-pub enum ServeError {
+pub(crate) enum ServeError {
     /// The log can't be used, or has failed.
     #[error(transparent)]
     Log(LogError),
     /// The gRPC server failed.
-    #[error("the gRPC server failed")]
-    Grpc(#[source] tonic::transport::Error),
+    #[error(transparent)]
+    Grpc(ServerError),
     /// The HTTP server failed.
     #[error("the HTTP server failed")]
     Http(#[source] std::io::Error),
     /// A socket has no address.
     #[error("a listening socket has no address")]
     Address(#[source] std::io::Error),
-    /// The descriptors that were compiled in can't be read.
-    #[error("server reflection can't be set up")]
-    Reflection(#[source] tonic_reflection::server::Error),
 }
 
 /// Serves from a log until it is to stop, then has every stream go elsewhere and gives what is in
@@ -61,7 +58,7 @@ pub enum ServeError {
 ///
 /// # Errors
 /// [`ServeError`] when the log or a server fails.
-pub async fn run<L: Log>(
+pub(crate) async fn run<L: Log>(
     replica: ServeOptions,
     log: L,
     life: Lifecycle,
@@ -104,7 +101,7 @@ pub async fn run<L: Log>(
     let served = tokio::select! {
         // A log that has failed leaves nothing to be drained.
         Ok(error) = failure => Err(ServeError::Log(error)),
-        served = async { tokio::try_join!(grpc, async { http.await.map_err(ServeError::Http) }) } => {
+        served = async { tokio::try_join!(async { grpc.await.map_err(ServeError::Grpc) }, async { http.await.map_err(ServeError::Http) }) } => {
             served.map(drop)
         }
         () = overrun(&life, replica.drain) => {

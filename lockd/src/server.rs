@@ -1,9 +1,9 @@
 //! `lockd.v1` over gRPC: translates, decides nothing.
 
 mod admin;
-pub mod debug;
+pub(crate) mod debug;
 mod explain;
-pub mod health;
+pub(crate) mod health;
 mod lock;
 mod measure;
 mod secret;
@@ -29,7 +29,7 @@ use tonic_health::pb::health_server::{Health, HealthServer};
 use measure::Measure;
 use unread::UnreadBytes;
 
-use crate::{core::Handle, serve::ServeError, telemetry::tasks::Tasks};
+use crate::{core::Handle, telemetry::tasks::Tasks};
 
 /// HTTP/2 pings to a client that is silent, so that a dead link is noticed.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
@@ -45,7 +45,7 @@ const MAX_STREAMS: u32 = 4096;
 
 /// The largest message that a client may send, in bytes. Room for every legal request, of which
 /// a resume with 10,000 open requests is the largest.
-pub const MAX_MESSAGE_BYTES: usize = 256 * 1024;
+pub(crate) const MAX_MESSAGE_BYTES: usize = 256 * 1024;
 
 /// What the services share.
 #[derive(Debug, Clone)]
@@ -57,7 +57,7 @@ pub(super) struct Api {
 
 /// What is served.
 #[derive(Debug)]
-pub struct Served {
+pub(crate) struct Served {
     /// The way to the core.
     pub core: Handle,
     /// The tasks of the process.
@@ -66,21 +66,32 @@ pub struct Served {
     pub store: &'static str,
 }
 
+/// Why gRPC could not be served.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ServerError {
+    /// A listener or a connection failed.
+    #[error("the gRPC server failed")]
+    Transport(#[source] tonic::transport::Error),
+    /// The descriptors that were compiled in can't be read.
+    #[error("server reflection can't be set up")]
+    Reflection(#[source] tonic_reflection::server::Error),
+}
+
 /// Serves until `stop` resolves and every call has ended.
 ///
 /// # Errors
-/// The descriptors that were compiled in can't be read, or the server fails.
-pub async fn serve<H: Health>(
+/// [`ServerError`].
+pub(crate) async fn serve<H: Health>(
     served: Served,
     health: HealthServer<H>,
     listener: TcpListener,
     stop: impl Future<Output = ()>,
-) -> Result<(), ServeError> {
+) -> Result<(), ServerError> {
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(lockd_proto::FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()
-        .map_err(ServeError::Reflection)?;
+        .map_err(ServerError::Reflection)?;
     let Served { core, tasks, store } = served;
     let api = Api { core, tasks, store };
     let limit = MAX_MESSAGE_BYTES;
@@ -99,7 +110,7 @@ pub async fn serve<H: Health>(
         .add_service(health)
         .serve_with_incoming_shutdown(incoming(listener), stop)
         .await
-        .map_err(ServeError::Grpc)
+        .map_err(ServerError::Transport)
 }
 
 /// Connections as they come. One that can't be accepted, for want of file descriptors above all,

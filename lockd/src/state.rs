@@ -12,14 +12,14 @@
 mod attach;
 mod barrier;
 mod checkpoint;
-pub mod deadlock;
+pub(crate) mod deadlock;
 mod digest;
 mod effect;
 mod enqueue;
 mod entry;
 mod leave;
 mod look;
-pub mod queue;
+pub(crate) mod queue;
 mod session;
 mod settle;
 mod turn;
@@ -33,26 +33,27 @@ use lockd_proto::SessionId;
 use slab::Slab;
 
 use checkpoint::Checkpoint;
-pub use checkpoint::{Restore, RestoreError};
-pub use effect::{
-    Ahead, Described, Effect, Failure, Handoff, HandoffReason, LossCause, News, Outcome, Refusal,
+pub(crate) use checkpoint::Restore;
+pub use effect::Effect;
+pub(crate) use effect::{
+    Ahead, Described, Failure, Handoff, HandoffReason, LossCause, News, Outcome, Refusal,
     SessionEnd,
 };
-pub use entry::{Asker, Details, Entry, Locks, Stage};
-pub use look::{Counts, Page, QueuePage};
+pub(crate) use entry::{Asker, Details, Entry, Locks, Stage};
+pub(crate) use look::{Counts, Page, QueuePage};
 use queue::{Queue, Seated};
-pub use session::{Ending, Session};
+pub(crate) use session::Session;
 use turn::{Buffers, Turn};
-pub use waits::{Blockers, Owner, WaitNode};
+pub(crate) use waits::{Blockers, Owner, WaitNode};
 
 use crate::record::{LockId, Mode, Operation, Position, ReplicaId};
 
 /// The most entries of a session: its end is one operation. A constant of level 1.
-pub const MAX_ENTRIES: usize = 10_000;
+pub(crate) const MAX_ENTRIES: usize = 10_000;
 
 /// A time at which this replica applied something, in nanoseconds on its own clock; zero where it
 /// was not seen as it happened. Kept to be shown; nothing is decided by it.
-pub type Moment = u64;
+pub(crate) type Moment = u64;
 
 /// Where an operation stands, and who wrote it.
 #[derive(Debug, Clone, Copy)]

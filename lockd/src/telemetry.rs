@@ -1,9 +1,9 @@
 //! What a replica says of itself: metrics, traces, logs, and which tasks there are. Leaves, which
 //! take plain values: nothing is decided by any of it.
 
-pub mod logs;
-pub mod metrics;
+pub(crate) mod logs;
+pub(crate) mod metrics;
 #[cfg(feature = "cli")]
-pub mod otlp;
-pub mod tasks;
-pub mod traces;
+pub(crate) mod otlp;
+pub(crate) mod tasks;
+pub(crate) mod traces;

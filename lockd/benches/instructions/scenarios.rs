@@ -2,21 +2,10 @@
 
 use std::{future::poll_fn, time::Duration};
 
-use lockd::{
-    core::{
-        Answers, Core, Limits, Parts, StreamHandle,
-        ask::{Acquire, Ask, Hello},
-    },
-    log::journal::Journal,
-    record::{
-        Client, Enqueue, Info, LockId, Mode, Open, Operation, Position, Record, Release, ReplicaId,
-        Wait,
-    },
-    state::{
-        Context, Effect, State,
-        queue::{Queue, Seated},
-    },
-    telemetry::traces::Traces,
+use lockd::testing::{
+    Acquire, Answers, Ask, Client, Context, Core, Effect, Enqueue, Hello, Info, Journal, Limits,
+    LockId, Mode, Open, Operation, Parts, Position, Queue, Record, Release, ReplicaId, Seated,
+    State, StreamHandle, Traces, Wait,
 };
 use lockd_proto::{
     LockName, Namespace, RequestId, SessionId,

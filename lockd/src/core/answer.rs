@@ -157,7 +157,7 @@ impl Deadlock {
 
 /// A deadlock for people.
 #[must_use]
-pub fn describe_cycle(cycle: &[Blocked]) -> String {
+pub(crate) fn describe_cycle(cycle: &[Blocked]) -> String {
     let wait = |wait: &Blocked| {
         let Blocked { lock, token, owner, blocked_by, .. } = wait;
         format!("{owner} waits for {:?} (token {token}) behind {blocked_by}", lock.name())

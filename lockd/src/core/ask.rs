@@ -18,11 +18,11 @@ use crate::{
 
 /// Names a stream within this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct StreamKey(pub(super) u64);
+pub(crate) struct StreamKey(pub(super) u64);
 
 /// What the core is handed.
 #[derive(Debug)]
-pub enum Input {
+pub(crate) enum Input {
     /// A stream begins: its first frame.
     Begin(Box<Begin>),
     /// A frame on a stream.
@@ -42,7 +42,7 @@ pub enum Input {
 
 /// The first frame of a stream.
 #[derive(Debug)]
-pub struct Begin {
+pub(crate) struct Begin {
     /// The stream.
     pub stream: StreamKey,
     /// Opens or resumes a session.
@@ -130,7 +130,7 @@ impl Acquire {
 }
 
 /// Where the answer of a call goes. A caller that is gone has dropped the other end.
-pub type Reply<T> = oneshot::Sender<Result<T, Error>>;
+pub(crate) type Reply<T> = oneshot::Sender<Result<T, Error>>;
 
 /// A unary call that changes something.
 #[derive(Debug)]
@@ -185,7 +185,7 @@ pub enum Look {
 
 /// What a connection says without waiting: from `Drop`, and from a poll.
 #[derive(Debug)]
-pub enum Nudge {
+pub(crate) enum Nudge {
     /// A stream's connection is gone.
     StreamGone(StreamKey),
     /// The caller of an acquire that waits is gone.

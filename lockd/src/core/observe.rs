@@ -24,7 +24,7 @@ const MAX_CHANGED: usize = 10_000;
 const PAGE_LOCKS: usize = 256;
 
 /// How much of each queue an observer is shown, and of all queues at a time.
-pub const SHOWN: Page = Page { after: Position(0), entries: 100, bytes: 256 * 1024 };
+pub(crate) const SHOWN: Page = Page { after: Position(0), entries: 100, bytes: 256 * 1024 };
 
 /// Names an observer within this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

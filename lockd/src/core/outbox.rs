@@ -20,7 +20,7 @@ const MAX_UNREAD: usize = 32 * 1024;
 
 /// The answers of one stream.
 #[derive(Debug, Default)]
-pub struct Outbox(Mutex<OutboxState>);
+pub(crate) struct Outbox(Mutex<OutboxState>);
 
 #[derive(Debug, Default)]
 struct OutboxState {
@@ -47,7 +47,7 @@ pub struct AnswerFrame {
 impl Outbox {
     /// An outbox without answers.
     #[must_use]
-    pub fn new() -> Arc<Self> {
+    pub(crate) fn new() -> Arc<Self> {
         Arc::default()
     }
 
@@ -104,7 +104,7 @@ impl Outbox {
     ///
     /// # Cancel safety
     /// Nothing is taken before it is returned.
-    pub fn poll_frame(&self, cx: &mut Context<'_>) -> Poll<Option<AnswerFrame>> {
+    pub(crate) fn poll_frame(&self, cx: &mut Context<'_>) -> Poll<Option<AnswerFrame>> {
         let mut inner = self.0.lock();
         if !inner.answers.is_empty() {
             inner.unread_since = None;

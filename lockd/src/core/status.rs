@@ -10,7 +10,7 @@ use super::error::Error;
 use crate::{record::Position, state::Counts};
 
 /// How long one turn of the core may take before the replica counts as stuck.
-pub const STUCK_AFTER: Duration = Duration::from_secs(10);
+pub(crate) const STUCK_AFTER: Duration = Duration::from_secs(10);
 
 /// How a replica is doing. Cheap to clone; clones show the same replica.
 #[derive(Debug, Clone)]

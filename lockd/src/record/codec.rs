@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{Operation, Position};
 
 /// The newest level of operations that this version can read and write.
-pub const LEVEL: u32 = 1;
+pub(crate) const LEVEL: u32 = 1;
 
 /// A batch of operations, applied as a whole.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]

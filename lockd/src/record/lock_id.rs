@@ -64,6 +64,6 @@ impl fmt::Debug for LockId {
 
 /// What the paths of all locks of a namespace start with whose names start with `prefix`.
 #[must_use]
-pub fn prefix_path(namespace: &Namespace, prefix: &str) -> String {
+pub(crate) fn prefix_path(namespace: &Namespace, prefix: &str) -> String {
     format!("{namespace}\0{prefix}")
 }

@@ -19,7 +19,7 @@ use crate::telemetry::{logs::Logs, tasks::Tasks};
 const LISTED: usize = 100;
 
 /// The routes, for callers on this machine only.
-pub fn routes(tasks: Tasks, logs: Logs) -> Router {
+pub(crate) fn routes(tasks: Tasks, logs: Logs) -> Router {
     Router::new()
         .route("/debug/tasks", get(list).with_state(tasks))
         .route("/debug/log", get(filter).put(set_filter).with_state(logs))

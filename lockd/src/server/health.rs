@@ -42,7 +42,7 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What is asked whether a replica is well.
 #[derive(Debug, Clone)]
-pub struct Health {
+pub(crate) struct Health {
     /// The way to its core.
     pub core: Handle,
     /// Where what is counted is gathered.
@@ -52,7 +52,7 @@ pub struct Health {
 }
 
 /// The routes of the HTTP listener.
-pub fn routes(health: Health) -> Router {
+pub(crate) fn routes(health: Health) -> Router {
     Router::new()
         .route("/metrics", get(measured))
         .route("/livez", get(live))
@@ -178,7 +178,7 @@ async fn started(State(health): State<Health>) -> (StatusCode, String) {
 }
 
 /// Keeps gRPC's health service at what `/readyz` says, until the replica ends.
-pub async fn report(health: Health, reporter: HealthReporter, end: CancellationToken) {
+pub(crate) async fn report(health: Health, reporter: HealthReporter, end: CancellationToken) {
     let mut ticks = tokio::time::interval(REPORT_INTERVAL);
     let mut last = None;
     loop {

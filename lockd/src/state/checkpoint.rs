@@ -48,7 +48,7 @@ enum Part {
 
 /// A checkpoint that can't be read back.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum RestoreError {
+pub(crate) enum RestoreError {
     /// A chunk is malformed.
     #[error("the checkpoint has a chunk that can't be read: {0}")]
     Malformed(String),
@@ -241,7 +241,7 @@ impl Checkpoint {
 
 /// A state that is being read back. No operation is applied before it is whole.
 #[derive(Debug, Default)]
-pub struct Restore {
+pub(crate) struct Restore {
     meta: Option<Meta>,
     sessions: Vec<Session>,
     entries: Vec<Entry>,
@@ -254,7 +254,7 @@ impl Restore {
     ///
     /// # Errors
     /// It can't be read.
-    pub fn chunk(&mut self, mut chunk: &[u8]) -> Result<(), RestoreError> {
+    pub(crate) fn chunk(&mut self, mut chunk: &[u8]) -> Result<(), RestoreError> {
         while !chunk.is_empty() {
             let (item, rest) = postcard::take_from_bytes::<DigestItem<'static>>(chunk)
                 .map_err(|error| RestoreError::Malformed(error.to_string()))?;
@@ -277,7 +277,7 @@ impl Restore {
     ///
     /// # Errors
     /// It is not the state that the floor names, or one of a newer version.
-    pub fn finish(mut self, floor: &Floor) -> Result<State, RestoreError> {
+    pub(crate) fn finish(mut self, floor: &Floor) -> Result<State, RestoreError> {
         if floor.level > LEVEL {
             return Err(RestoreError::Newer { found: floor.level });
         }

@@ -21,7 +21,7 @@ const MAX_REASONS: usize = 4;
 
 /// A deadlock.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Cycle {
+pub(crate) struct Cycle {
     /// The waits, the first one waiting behind the owner of the second, the last behind that of the first.
     pub waits: Vec<Blocked>,
     /// The token of the youngest of them.
@@ -34,7 +34,7 @@ pub struct Cycle {
 
 /// How far a search has come.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Progress {
+pub(crate) enum Progress {
     /// It has to go on.
     More,
     /// The owner can go on, or waits for too much to be searched.
@@ -45,7 +45,7 @@ pub enum Progress {
 
 /// A search for a cycle that an owner is stuck in.
 #[derive(Debug)]
-pub struct Search {
+pub(crate) struct Search {
     /// What has been collected. The owner is the first.
     nodes: Vec<Node>,
     known: HashMap<WaitNode, usize>,
@@ -73,7 +73,7 @@ struct Node {
 impl Search {
     /// A search that begins at an owner.
     #[must_use]
-    pub fn new(owner: Owner) -> Self {
+    pub(crate) fn new(owner: Owner) -> Self {
         let mut search = Self {
             nodes: Vec::new(),
             known: HashMap::new(),
@@ -86,7 +86,7 @@ impl Search {
     }
 
     /// Goes on, and looks at about so many reasons to wait.
-    pub fn step(&mut self, state: &State, budget: usize) -> Progress {
+    pub(crate) fn step(&mut self, state: &State, budget: usize) -> Progress {
         let mut left = budget.max(1);
         while left > 0 {
             if self.is_too_large() {
@@ -105,7 +105,7 @@ impl Search {
 
     /// Whether it was given up: there may be a deadlock that it has not found.
     #[must_use]
-    pub fn is_too_large(&self) -> bool {
+    pub(crate) fn is_too_large(&self) -> bool {
         self.nodes.len() > MAX_WAITS || self.reasons > MAX_WAITS * MAX_REASONS
     }
 

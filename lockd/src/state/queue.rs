@@ -42,30 +42,6 @@ impl<T> Default for Queue<T> {
     }
 }
 
-/// The grant rule, word for word: how many entries at the head of a queue hold it.
-///
-/// ```
-/// use lockd::{record::Mode::{Exclusive, Shared}, state::queue::holders};
-///
-/// assert_eq!(holders([Exclusive, Exclusive]), 1);
-/// assert_eq!(holders([Shared, Shared, Exclusive, Shared]), 2);
-/// ```
-pub fn holders(modes: impl IntoIterator<Item = Mode>) -> usize {
-    let mut modes = modes.into_iter().peekable();
-    let Some(kind) = modes.peek().map(|first| first.kind()) else {
-        return 0;
-    };
-    let mut taken = 0;
-    let run = modes.take_while(|mode| {
-        taken += mode.weight();
-        mode.kind() == kind && taken <= kind.capacity()
-    });
-    match (kind, run.count()) {
-        (QueueKind::Barrier { parties }, here) if (here as u64) < u64::from(parties) => 0,
-        (_, count) => count,
-    }
-}
-
 impl<T: Seated> Queue<T> {
     /// Adds the entry that was created at a position.
     pub fn insert(&mut self, at: Position, entry: T) {

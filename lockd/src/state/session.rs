@@ -44,7 +44,7 @@ pub struct Session {
 /// others have ended it, and where the call was not numbered, so that a late copy of it makes no
 /// entry that no client waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Ending {
+pub(crate) enum Ending {
     /// Its own session has.
     BySession,
     /// An operator has.

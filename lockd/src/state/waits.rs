@@ -12,7 +12,7 @@ use super::{Effect, Entry, Locks, Seat, Stage, State, turn::Turn};
 use crate::record::{Blocked, LockId, Mode, Position};
 
 /// An owner: its namespace and name, as a path like that of a lock.
-pub type Owner = Box<str>;
+pub(crate) type Owner = Box<str>;
 
 /// How many entries are looked at to judge a cycle. One for which that is too few does not stand. A
 /// constant of level 1.

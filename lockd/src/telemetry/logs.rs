@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
-pub enum LogFormat {
+pub(crate) enum LogFormat {
     /// For people
     Text,
     /// One JSON document a line
@@ -22,11 +22,11 @@ pub enum LogFormat {
 
 /// The filter of this process' log. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Logs(reload::Handle<EnvFilter, Registry>);
+pub(crate) struct Logs(reload::Handle<EnvFilter, Registry>);
 
 /// Why what is logged can't be what was asked for.
 #[derive(Debug, thiserror::Error)]
-pub enum LogSetupError {
+pub(crate) enum LogSetupError {
     /// It is no filter.
     #[error("{0:?} is no filter such as `info` or `lockd=debug`: {1}")]
     Filter(String, #[source] tracing_subscriber::filter::ParseError),
@@ -40,7 +40,7 @@ impl Logs {
     ///
     /// # Errors
     /// The filter is none, or something else logs already.
-    pub fn start(filter: &str, format: LogFormat) -> Result<Self, LogSetupError> {
+    pub(crate) fn start(filter: &str, format: LogFormat) -> Result<Self, LogSetupError> {
         let (filter, handle) = reload::Layer::new(parse(filter)?);
         let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
         let colours = std::env::var_os("NO_COLOR").is_none() && std::io::stderr().is_terminal();
@@ -55,7 +55,7 @@ impl Logs {
 
     /// What is logged now.
     #[must_use]
-    pub fn filter(&self) -> String {
+    pub(crate) fn filter(&self) -> String {
         self.0.with_current(ToString::to_string).unwrap_or_default()
     }
 
@@ -63,7 +63,7 @@ impl Logs {
     ///
     /// # Errors
     /// It is none.
-    pub fn set(&self, filter: &str) -> Result<(), LogSetupError> {
+    pub(crate) fn set(&self, filter: &str) -> Result<(), LogSetupError> {
         let filter = parse(filter)?;
         self.0.reload(filter).map_err(|error| LogSetupError::Unset(error.into()))
     }

@@ -60,7 +60,7 @@ static NAMES: OnceLock<Names> = OnceLock::new();
 
 /// Whether series have the names of locks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LockNames {
+pub(crate) enum LockNames {
     /// None has.
     Left,
     /// A few have, for at most 500 locks.
@@ -69,7 +69,7 @@ pub enum LockNames {
 
 /// Gathers what is counted. Cheap to clone.
 #[derive(Clone)]
-pub struct Exporter(PrometheusHandle);
+pub(crate) struct Exporter(PrometheusHandle);
 
 impl std::fmt::Debug for Exporter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -82,7 +82,7 @@ impl Exporter {
     ///
     /// # Errors
     /// Something else gathers already.
-    pub fn install(names: LockNames) -> Result<Self, BuildError> {
+    pub(crate) fn install(names: LockNames) -> Result<Self, BuildError> {
         let handle = PrometheusBuilder::new()
             .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)?
             .set_buckets_for_metric(Matcher::Suffix("_size".to_owned()), &SIZES)?
@@ -107,7 +107,7 @@ impl Exporter {
     /// How things are at this replica, in Prometheus' text format. `sizes` are those of the locks that
     /// have [series of their own](Self::named).
     #[must_use]
-    pub fn render(&self, gauges: &Gauges, sizes: &[QueueSize]) -> String {
+    pub(crate) fn render(&self, gauges: &Gauges, sizes: &[QueueSize]) -> String {
         look_at(gauges);
         names::look_at(sizes);
         self.0.render()
@@ -115,13 +115,13 @@ impl Exporter {
 
     /// The locks that have series of their own: namespace and name.
     #[must_use]
-    pub fn named(&self) -> Vec<(String, String)> {
+    pub(crate) fn named(&self) -> Vec<(String, String)> {
         NAMES.get().map(Names::known).unwrap_or_default()
     }
 
     /// Puts what was measured into its buckets. To be called regularly: what is never
     /// scraped would pile up.
-    pub fn tidy(&self) {
+    pub(crate) fn tidy(&self) {
         self.0.run_upkeep();
     }
 }
@@ -189,7 +189,7 @@ fn describe() {
 
 /// What is looked at rather than counted.
 #[derive(Debug, Clone, Copy)]
-pub struct Gauges {
+pub(crate) struct Gauges {
     /// Locks that are held or waited for.
     pub locks: usize,
     /// Entries that wait.
@@ -214,7 +214,7 @@ pub struct Gauges {
 
 /// How many entries hold a lock, and how many wait for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct QueueSize {
+pub(crate) struct QueueSize {
     /// The lock's namespace.
     pub namespace: String,
     /// Its name.
@@ -248,7 +248,7 @@ fn look_at(gauges: &Gauges) {
 }
 
 /// The client of an acquire hears how it ended.
-pub fn told(told: &Reported) {
+pub(crate) fn told(told: &Reported) {
     match told {
         Reported::Granted(_) => GRANTED.increment(1),
         Reported::Refused { reason, .. } => {
@@ -259,29 +259,29 @@ pub fn told(told: &Reported) {
 }
 
 /// A lock is granted that its request has waited for: namespace and name.
-pub fn lock_granted(namespace: &str, lock: &str) {
+pub(crate) fn lock_granted(namespace: &str, lock: &str) {
     if let Some(names) = NAMES.get() {
         names.granted(namespace, lock);
     }
 }
 
 /// How long a granted request has waited.
-pub fn waited(wait: Duration) {
+pub(crate) fn waited(wait: Duration) {
     WAIT.record(wait);
 }
 
 /// A lock has passed on, so long after its release came in here.
-pub fn handed_over(took: Duration) {
+pub(crate) fn handed_over(took: Duration) {
     histogram!("lockd_handoff_seconds").record(took);
 }
 
 /// A token was refused.
-pub fn fenced() {
+pub(crate) fn fenced() {
     counter!("lockd_fencing_rejections_total").increment(1);
 }
 
 /// A holder has given way.
-pub fn gave_way(reason: &'static str, held: Option<Duration>) {
+pub(crate) fn gave_way(reason: &'static str, held: Option<Duration>) {
     if reason == "released" {
         RELEASED.increment(1);
     } else {
@@ -293,44 +293,44 @@ pub fn gave_way(reason: &'static str, held: Option<Duration>) {
 }
 
 /// A session's lease has run out.
-pub fn expired() {
+pub(crate) fn expired() {
     counter!("lockd_lease_expiries_total").increment(1);
 }
 
 /// A lease was renewed that would have lasted this much longer.
-pub fn renewed(margin: Duration) {
+pub(crate) fn renewed(margin: Duration) {
     counter!("lockd_keepalives_total").increment(1);
     histogram!("lockd_keepalive_margin_seconds").record(margin);
 }
 
 /// A call has come with a deadline.
-pub fn deadline_received() {
+pub(crate) fn deadline_received() {
     counter!("lockd_deadlines_received_total").increment(1);
 }
 
 /// A call was ended by its deadline.
-pub fn deadline_cut() {
+pub(crate) fn deadline_cut() {
     counter!("lockd_deadlines_cut_total").increment(1);
 }
 
 /// A lease could not be renewed.
-pub fn not_renewed() {
+pub(crate) fn not_renewed() {
     counter!("lockd_keepalives_failed_total").increment(1);
 }
 
 /// A task has panicked.
-pub fn panicked() {
+pub(crate) fn panicked() {
     counter!("lockd_task_panics_total").increment(1);
 }
 
 /// So many writes were committed together.
 #[allow(clippy::cast_precision_loss, reason = "a batch is small")]
-pub fn committed(writes: usize, took: Duration) {
+pub(crate) fn committed(writes: usize, took: Duration) {
     BATCH.record(writes as f64);
     COMMIT.record(took);
 }
 
 /// A commit has failed.
-pub fn not_committed() {
+pub(crate) fn not_committed() {
     counter!("lockd_commits_failed_total").increment(1);
 }

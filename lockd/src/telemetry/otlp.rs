@@ -23,14 +23,14 @@ const FLUSH: Duration = Duration::from_secs(3);
 
 /// The way to a collector.
 #[derive(Debug)]
-pub struct Otlp(Arc<BatchSpanProcessor>);
+pub(crate) struct Otlp(Arc<BatchSpanProcessor>);
 
 impl Otlp {
     /// A way that is taken when there are spans: a collector may come later. Needs a Tokio runtime.
     ///
     /// # Errors
     /// The endpoint, or what the environment says of it, is malformed.
-    pub fn to(endpoint: &str, replica: &str) -> Result<Self, ExporterBuildError> {
+    pub(crate) fn to(endpoint: &str, replica: &str) -> Result<Self, ExporterBuildError> {
         let exporter = SpanExporter::builder().with_tonic().with_endpoint(endpoint).build()?;
         let resource = Resource::builder()
             .with_service_name("lockd")
@@ -44,14 +44,14 @@ impl Otlp {
 
     /// Traces that go this way.
     #[must_use]
-    pub fn traces(&self) -> Traces {
+    pub(crate) fn traces(&self) -> Traces {
         let processor = self.0.clone();
         // It is put into a bounded queue, or dropped where that is full.
         Traces::to(Box::new(move |span| processor.on_end(to_data(span))))
     }
 
     /// Sends what is left, for at most 3 s.
-    pub async fn flush(self) {
+    pub(crate) async fn flush(self) {
         let flush = tokio::task::spawn_blocking(move || self.0.shutdown_with_timeout(FLUSH));
         if let Ok(Err(error)) = flush.await {
             tracing::warn!(%error, "the last spans have not reached the collector");

@@ -27,7 +27,7 @@ pub struct Tasks {
 
 /// How a process comes to its end, and what runs until then.
 #[derive(Debug, Clone, Default)]
-pub struct Lifecycle {
+pub(crate) struct Lifecycle {
     /// Cancelled by the code that runs the process, to shut it down.
     pub stop: CancellationToken,
     /// Cancelled when the drain is over: by the process in its time, or earlier by the code that

@@ -19,7 +19,7 @@ use std::{
 use lockd_proto::{RequestId, SessionId, TraceParent};
 
 /// A request: its session and its id.
-pub type RequestKey = (SessionId, RequestId);
+pub(crate) type RequestKey = (SessionId, RequestId);
 
 /// What the client of a request hears.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -51,7 +51,7 @@ pub struct LockName {
 pub struct Traces(Option<Arc<SpanRecorder>>);
 
 /// What takes the spans. It must not wait: the core calls it.
-pub type Sink = Box<dyn Fn(Span) + Send + Sync>;
+pub(crate) type Sink = Box<dyn Fn(Span) + Send + Sync>;
 
 struct SpanRecorder {
     open: Mutex<HashMap<RequestKey, TracedRequest>>,
@@ -279,7 +279,7 @@ impl TracedRequest {
 
 /// The hold of a request that was asked for in this span, if that is traced.
 #[must_use]
-pub fn hold_of(parent: Option<TraceParent>, request: RequestId) -> Option<TraceParent> {
+pub(crate) fn hold_of(parent: Option<TraceParent>, request: RequestId) -> Option<TraceParent> {
     let parent = parent.filter(TraceParent::is_sampled)?;
     TraceParent::new(parent.trace_id(), hold_half(request))
 }

@@ -3,9 +3,8 @@
 use std::collections::HashSet;
 
 use bytes::Bytes;
-use lockd::{
-    log::{Draft, Event, Floor, Log as _, LogError, MAX_OPERATIONS, MAX_RECORD_BYTES, Room},
-    record::Position,
+use lockd::testing::{
+    Draft, Event, Floor, Log as _, LogError, MAX_OPERATIONS, MAX_RECORD_BYTES, Position, Room,
 };
 
 use super::{driven::draft, ground::Ground};

@@ -3,10 +3,7 @@
 use std::{collections::HashMap, future::poll_fn, time::Duration};
 
 use bytes::Bytes;
-use lockd::{
-    log::{Draft, Event, Floor, Log, LogError, Room},
-    record::{Position, ReplicaId},
-};
+use lockd::testing::{Draft, Event, Floor, Log, LogError, Position, ReplicaId, Room};
 use tokio::time::timeout;
 
 /// How long an event may take. An election and a lease fit in.

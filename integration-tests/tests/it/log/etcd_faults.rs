@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use integration_tests::{Etcd, EtcdCluster, Mode, Proxy, eventually, unique_prefix};
-use lockd::log::{Event, Log as _, LogError, etcd::EtcdConfig};
+use lockd::testing::{EtcdConfig, Event, Log as _, LogError};
 
 use super::{
     driven::{Happened, draft},

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use etcd_client::{Client, GetOptions};
 use integration_tests::{Etcd, Mode, Proxy};
-use lockd::log::{Event, Log as _, LogError};
+use lockd::testing::{Event, Log as _, LogError};
 
 use super::{
     driven::Happened,
@@ -171,7 +171,7 @@ async fn what_a_newer_version_has_written_is_refused_before_it_is_read() {
     let mut log = on.opens().await;
     let at = log.writes("first").await;
     let floor = log.checkpoints(at, &[b"state"]).await;
-    log.raises(lockd::log::Floor { level: 2, ..floor }).await;
+    log.raises(lockd::testing::Floor { level: 2, ..floor }).await;
     drop(log);
     let mut log = on.makes();
     says(&log.fails().await, "newer version");
@@ -214,7 +214,7 @@ async fn records_below_the_floor_that_survived_are_skipped_and_deleted() {
     let at = log.lived.placed().last().unwrap().0;
     let floor = log.checkpoints(at, &[b"state"]).await;
     // Its record lands, and the replica dies before it deletes anything.
-    let raise = lockd::log::Draft { floor: Some(floor), ..super::driven::draft("the floor") };
+    let raise = lockd::testing::Draft { floor: Some(floor), ..super::driven::draft("the floor") };
     log.append(raise).await;
     drop(log);
     let reader = on.opens().await;

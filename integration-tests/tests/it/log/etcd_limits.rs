@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use etcd_client::{AlarmAction, AlarmOptions, AlarmType, Client, CompactionOptions, DeleteOptions};
 use integration_tests::{Etcd, eventually, unique_prefix};
-use lockd::log::{Draft, Event, Log as _, LogError, Room, etcd::EtcdConfig};
+use lockd::testing::{Draft, EtcdConfig, Event, Log as _, LogError, Room};
 
 use super::{
     driven::draft,
@@ -164,12 +164,7 @@ fn what_can_not_be_right_is_refused_at_once() {
         let make = |config: EtcdConfig| {
             let end = tokio_util::sync::CancellationToken::new();
             let clock = lockd_proto::clock::Clock::system();
-            lockd::log::etcd::EtcdLog::new(
-                config,
-                &lockd::telemetry::tasks::Tasks::default(),
-                &end,
-                clock,
-            )
+            lockd::testing::EtcdLog::new(config, &lockd::testing::Tasks::default(), &end, clock)
         };
         assert!(make(EtcdConfig::new(vec![], "p/")).is_err());
         let mut short = EtcdConfig::new(vec!["http://127.0.0.1:1".to_owned()], "p/");

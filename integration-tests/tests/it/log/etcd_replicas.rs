@@ -4,10 +4,7 @@ use std::time::{Duration, Instant};
 
 use etcd_client::{Client, Compare, CompareOp, GetOptions, PutOptions, Txn, TxnOp};
 use integration_tests::{Etcd, Mode, Proxy};
-use lockd::{
-    log::{Draft, Event, Log as _, Room},
-    record::ReplicaId,
-};
+use lockd::testing::{Draft, Event, Log as _, ReplicaId, Room};
 
 use super::{
     driven::{Happened, draft},

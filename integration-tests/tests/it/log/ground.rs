@@ -3,13 +3,7 @@
 use std::future::Future;
 
 use integration_tests::{Etcd, unique_prefix};
-use lockd::{
-    log::{
-        Log,
-        etcd::{EtcdConfig, EtcdLog},
-    },
-    telemetry::tasks::Tasks,
-};
+use lockd::testing::{EtcdConfig, EtcdLog, Log, Tasks};
 use lockd_proto::clock::Clock;
 use tokio_util::sync::CancellationToken;
 

@@ -6,7 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use lockd::log::{Event, Log as _, etcd::EtcdLog};
+use lockd::testing::{EtcdLog, Event, Log as _};
 use lockd_proto::clock::Instant;
 use tokio::{task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;

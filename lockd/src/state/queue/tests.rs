@@ -15,6 +15,23 @@ impl Seated for Mode {
     }
 }
 
+/// The grant rule, word for word: how many entries at the head of a queue hold it.
+fn holders(modes: impl IntoIterator<Item = Mode>) -> usize {
+    let mut modes = modes.into_iter().peekable();
+    let Some(kind) = modes.peek().map(|first| first.kind()) else {
+        return 0;
+    };
+    let mut taken = 0;
+    let run = modes.take_while(|mode| {
+        taken += mode.weight();
+        mode.kind() == kind && taken <= kind.capacity()
+    });
+    match (kind, run.count()) {
+        (QueueKind::Barrier { parties }, here) if (here as u64) < u64::from(parties) => 0,
+        (_, count) => count,
+    }
+}
+
 #[derive(Debug, Clone, Copy)]
 enum Change {
     Join(Mode),

@@ -4,7 +4,10 @@
 use proptest::prelude::*;
 
 use super::{history::*, model::cases, *};
-use crate::record::{Floor, Record};
+use crate::{
+    record::{Floor, Record},
+    state::checkpoint::RestoreError,
+};
 
 /// An operation, where it stands, and what became of it.
 struct Applied {
