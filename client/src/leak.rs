@@ -21,6 +21,7 @@ use tokio::time::{Instant, sleep};
 use crate::{
     client::{Client, Repeat},
     error::{Call, Error, ErrorKind},
+    queue::LockInfo,
     session::{Census, Phase},
 };
 
@@ -157,7 +158,7 @@ async fn at_rest(client: &Client, by: Instant) -> Result<Vec<v1::SessionCredenti
 async fn named(client: &Client, census: Vec<Census>) -> Vec<Leak> {
     let locks = client.list("").await.unwrap_or_default();
     let name = |token| {
-        let holds = |lock: &&crate::LockInfo| lock.holders.iter().any(|entry| entry.token == token);
+        let holds = |lock: &&LockInfo| lock.holders.iter().any(|entry| entry.token == token);
         locks.iter().find(holds).map(|lock| lock.name.clone())
     };
     let open = census.into_iter().flat_map(|session| session.open);

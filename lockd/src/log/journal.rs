@@ -170,12 +170,6 @@ impl Journal {
         Ok(journal)
     }
 
-    /// Which journal this is. A copy of its folder has the same id.
-    #[must_use]
-    pub fn id(&self) -> u128 {
-        self.id
-    }
-
     /// Checks that the folder and the files in use are still at their paths, and what room there is.
     /// Every [`sync`](Log::sync) and [`settle`](Log::settle) does it once a second.
     ///

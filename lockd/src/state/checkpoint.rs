@@ -97,12 +97,6 @@ impl State {
         self.checkpoint = None;
     }
 
-    /// Whether a checkpoint is being written.
-    #[must_use]
-    pub fn is_writing_checkpoint(&self) -> bool {
-        self.checkpoint.is_some()
-    }
-
     /// The next chunk, of about `size` bytes or one item; `None` when all have been written. A chunk may
     /// be empty: it has cost as much as one that is not.
     pub fn next_chunk(&mut self, size: usize) -> Option<Vec<u8>> {

@@ -52,18 +52,6 @@ impl State {
         self.at
     }
 
-    /// The level of operations in force.
-    #[must_use]
-    pub fn level(&self) -> u32 {
-        self.level
-    }
-
-    /// The newest floor that was applied.
-    #[must_use]
-    pub fn floor(&self) -> Position {
-        self.floor
-    }
-
     /// Whether a replica can write.
     #[must_use]
     pub fn is_alive(&self, replica: ReplicaId) -> bool {

@@ -120,12 +120,6 @@ impl Tasks {
         }
         ages
     }
-
-    /// For what needs to spawn by itself.
-    #[must_use]
-    pub fn tracker(&self) -> &TaskTracker {
-        &self.tracker
-    }
 }
 
 impl Alive {

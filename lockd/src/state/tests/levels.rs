@@ -12,13 +12,13 @@ fn a_level_is_raised_if_all_can_read_it() {
     log.at = Position(101);
     let refused = raise(&mut log, 2);
     assert!(matches!(refused, Outcome::Failed(Failure::ChangeRefused(_))));
-    assert_eq!(log.state.level(), 1);
+    assert_eq!(log.state.level, 1);
     log.state.left(Position(103), R2);
     log.at = Position(103);
     assert_eq!(raise(&mut log, 2), Outcome::Done);
-    assert_eq!(log.state.level(), 2);
+    assert_eq!(log.state.level, 2);
     assert_eq!(raise(&mut log, 1), Outcome::Done);
-    assert_eq!(log.state.level(), 2, "it only grows");
+    assert_eq!(log.state.level, 2, "it only grows");
 }
 
 #[test]

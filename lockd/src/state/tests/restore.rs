@@ -105,7 +105,7 @@ impl Life {
         for _ in 0..count {
             match self.state.next_chunk(size) {
                 Some(chunk) => self.chunks.push(chunk),
-                None if self.state.is_writing_checkpoint() => {
+                None if self.state.checkpoint.is_some() => {
                     let floor = self.state.finish_checkpoint().expect("it was written");
                     self.checkpoints.push((floor, std::mem::take(&mut self.chunks)));
                     self.late.push(floor);
@@ -282,9 +282,9 @@ fn a_floor_counts_where_it_is_applied_and_if_it_is_the_greatest() {
     let raise = |log: &mut Log, at| {
         let floor = Floor { at: Position(at), which: at, ..Floor::default() };
         assert_eq!(log.apply(Operation::Floor(floor)), Outcome::Done);
-        (log.state.floor().0, log.followed().len())
+        (log.state.floor.0, log.followed().len())
     };
-    assert_eq!(log.state.floor(), Position(0));
+    assert_eq!(log.state.floor, Position(0));
     assert_eq!(raise(&mut log, 7), (7, 1));
     assert_eq!(log.followed(), ["floor 7"]);
     assert_eq!(raise(&mut log, 5), (7, 0));

@@ -107,9 +107,9 @@ fn a_copy_that_is_started_beside_the_journal_is_refused() {
     let copy = copy(dir.path());
     let text = refused(copy.path());
     assert!(text.contains("is a copy of a journal"), "{text}");
-    let id = journal.id();
+    let id = journal.id;
     drop(journal);
-    assert_eq!(opened(copy.path()).id(), id);
+    assert_eq!(opened(copy.path()).id, id);
 }
 
 /// J15
