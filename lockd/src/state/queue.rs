@@ -14,6 +14,8 @@
 mod line;
 
 use line::Line;
+#[cfg(test)]
+pub(super) use tests::holders;
 
 use crate::record::{Mode, Position, QueueKind};
 

@@ -16,7 +16,7 @@ impl Seated for Mode {
 }
 
 /// The grant rule, word for word: how many entries at the head of a queue hold it.
-fn holders(modes: impl IntoIterator<Item = Mode>) -> usize {
+pub(in crate::state) fn holders(modes: impl IntoIterator<Item = Mode>) -> usize {
     let mut modes = modes.into_iter().peekable();
     let Some(kind) = modes.peek().map(|first| first.kind()) else {
         return 0;
