@@ -15,6 +15,7 @@ use crate::{
     error::{Call, Error, ErrorKind, Fault},
     held::Released,
     place::Place,
+    session::Identity,
 };
 
 /// A lock with a session of its own that belongs to no process. It is lost when it is not
@@ -96,8 +97,9 @@ impl Client {
         let name = name.into();
         let call = Call::new("acquire").on(name.as_str());
         LockName::parse(name.as_str()).map_err(|error| call.failed(Fault::invalid(&error)))?;
-        let opened = self.open_detached(ttl).await?;
-        let session = opened.session.unwrap_or_default();
+        let identity = Identity::random(self.clock().now());
+        let session = identity.map_err(|fault| call.failed(fault))?.unnumbered();
+        self.open_detached(&session, ttl).await?;
         // Renewed while it waits: a wait may be longer than the TTL.
         let granted = {
             let mut acquire = std::pin::pin!(self.wait_detached(&call, &name, &session, wait));
@@ -206,16 +208,20 @@ impl Client {
         Ok(released)
     }
 
-    async fn open_detached(&self, ttl: Duration) -> Result<v1::OpenSessionResponse, Error> {
-        let client = Some(self.shared().info.clone());
-        let message = v1::OpenSessionRequest { ttl: ttl.try_into().ok(), client, session: None };
+    async fn open_detached(
+        &self,
+        session: &v1::SessionCredential,
+        ttl: Duration,
+    ) -> Result<(), Error> {
+        let (ttl, client) = (ttl.try_into().ok(), Some(self.shared().info.clone()));
+        let message = v1::OpenSessionRequest { ttl, client, session: Some(session.clone()) };
         let call = Call::new("open session");
-        // A session whose id never arrives here ends with its TTL.
-        self.unary(call, Repeat::Harmless, |channel, metadata: Metadata| {
+        // Made again it finds the session that the first one opened.
+        let opened = self.unary(call, Repeat::Harmless, |channel, metadata: Metadata| {
             let request = metadata.request(message.clone());
             async move { SessionServiceClient::new(channel).open_session(request).await }
-        })
-        .await
+        });
+        opened.await.map(drop)
     }
 
     async fn keep_alive_detached(

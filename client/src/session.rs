@@ -14,6 +14,8 @@ mod link;
 mod outbox;
 mod requests;
 
+pub(crate) use self::identity::Identity;
+
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,

@@ -2,6 +2,7 @@
 //! for a real clock or a real network, unless it says so.
 
 mod deadlines;
+mod detached;
 mod fake;
 mod frames;
 mod loss;

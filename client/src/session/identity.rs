@@ -11,7 +11,7 @@ use crate::error::Fault;
 const SECRET_BYTES: usize = 32;
 
 /// A session's id and secret, from its first open to its end.
-pub(super) struct Identity {
+pub(crate) struct Identity {
     id: SessionId,
     secret: String,
     /// How many streams were numbered.
@@ -28,7 +28,7 @@ impl fmt::Debug for Identity {
 }
 
 impl Identity {
-    pub(super) fn random(now: Instant) -> Result<Self, Fault> {
+    pub(crate) fn random(now: Instant) -> Result<Self, Fault> {
         let mut secret = [0; SECRET_BYTES];
         getrandom::fill(&mut secret)
             .map_err(|error| Fault::unavailable(format!("no random bytes: {error}")))?;
@@ -48,7 +48,7 @@ impl Identity {
     }
 
     /// For unary calls.
-    pub(super) fn unnumbered(&self) -> v1::SessionCredential {
+    pub(crate) fn unnumbered(&self) -> v1::SessionCredential {
         let (session_id, secret) = (self.id.to_string(), self.secret.clone());
         v1::SessionCredential { session_id, secret, stream: 0 }
     }

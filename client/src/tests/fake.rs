@@ -40,6 +40,7 @@ pub(super) struct Net {
 /// One server: hands the streams that clients open to the test.
 pub(super) struct FakeServer {
     streams: mpsc::Receiver<Stream>,
+    opens: Arc<Mutex<Vec<v1::OpenSessionRequest>>>,
 }
 
 /// A stream that a client has opened. Keepalives are answered until the stream is muted.
@@ -65,6 +66,7 @@ pub(super) struct Seen {
 
 struct Service {
     streams: mpsc::Sender<Stream>,
+    opens: Arc<Mutex<Vec<v1::OpenSessionRequest>>>,
     tasks: TaskTracker,
 }
 
@@ -80,12 +82,14 @@ impl Net {
             let (pipe, incoming) = mpsc::channel(16);
             let (streams, accepted) = mpsc::channel(16);
             let tasks = TaskTracker::new();
-            let service = SessionServiceServer::new(Service { streams, tasks: tasks.clone() });
+            let opens = Arc::default();
+            let service = Service { streams, opens: Arc::clone(&opens), tasks: tasks.clone() };
+            let service = SessionServiceServer::new(service);
             let serving = Server::builder()
                 .add_service(service)
                 .serve_with_incoming(ReceiverStream::new(incoming));
             tasks.spawn(serving);
-            net.servers.insert((*host).to_owned(), FakeServer { streams: accepted });
+            net.servers.insert((*host).to_owned(), FakeServer { streams: accepted, opens });
             net.pipes.insert((*host).to_owned(), pipe);
         }
         net
@@ -143,6 +147,11 @@ impl Net {
 }
 
 impl FakeServer {
+    /// The calls that have asked to open a session. None is answered.
+    pub(super) fn opens(&self) -> Vec<v1::OpenSessionRequest> {
+        self.opens.lock().unwrap().clone()
+    }
+
     /// The next stream that a client opens.
     pub(super) async fn accept(&mut self) -> Stream {
         within_patience(self.streams.recv()).await.unwrap()
@@ -335,9 +344,10 @@ impl SessionService for Service {
 
     async fn open_session(
         &self,
-        _: Request<v1::OpenSessionRequest>,
+        request: Request<v1::OpenSessionRequest>,
     ) -> Result<Response<v1::OpenSessionResponse>, Status> {
-        Err(Status::unimplemented("not scripted"))
+        self.opens.lock().unwrap().push(request.into_inner());
+        Err(Status::unavailable("the answer is lost"))
     }
 
     async fn keep_alive(
