@@ -3,7 +3,7 @@
 //!
 //! Bounded by what is in it: one keepalive, and at most three messages a request.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 
 use lockd_proto::{
     RequestId,
@@ -34,9 +34,14 @@ impl Outbox {
         self.push(hello);
     }
 
-    pub(super) fn close(&mut self) {
+    /// The stream is down. Gives the acquires that have not left.
+    pub(super) fn close(&mut self) -> HashSet<RequestId> {
         self.open = false;
-        self.queue.clear();
+        let acquire = |message: ClientMessage| match message.message? {
+            Message::Acquire(acquire) => RequestId::try_from(acquire.request_id.as_slice()).ok(),
+            _ => None,
+        };
+        self.queue.drain(..).filter_map(acquire).collect()
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -1,5 +1,7 @@
 //! What the primitives ask of a session beside acquire and release.
 
+use std::time::Duration;
+
 use lockd_proto::v1::{self, client_message::Message as Ask, server_message::Message as Told};
 
 use super::{
@@ -165,4 +167,30 @@ async fn everything_can_be_run_in_a_task() {
     let mut observation = client.election("e").observe();
     assert_send(&observation.next());
     assert_ne!(Observed::Nobody, Observed::Unknown);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_party_that_no_server_has_known_enters_in_the_next_session() {
+    let mut net = Net::of(&["a"]);
+    let client = client(&net);
+    let (_guard, stream) = hold(&mut net, &client, 7).await;
+    let ctx = background(&client);
+    let barrier = client.barrier("b", 1);
+    net.refuse("a");
+    drop(stream);
+    // Paused time moves when every task is idle: the session knows that its stream is down.
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    let serving = async {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        net.listen("a");
+        let mut resumed = net.at("a").accept().await;
+        assert!(matches!(resumed.next().await, Ask::Resume(_)));
+        let first = resumed.expect_acquire().await.request_id;
+        resumed.fail(v1::Reason::SessionNotFound, "no such session").await;
+        let mut stream = net.at("a").attach(TTL).await;
+        assert_eq!(stream.grant_next(8).await, first);
+        stream
+    };
+    let (entered, _stream) = tokio::join!(barrier.enter(&ctx), serving);
+    assert!(entered.is_ok(), "{entered:?}");
 }

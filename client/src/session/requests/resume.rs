@@ -18,14 +18,26 @@ use crate::{
 impl Requests {
     /// The stream is down. A release that was on its way may have arrived.
     pub(in crate::session) fn link_lost(&mut self, trouble: &str) {
-        self.outbox.close();
-        for request in self.open.values_mut() {
+        let unsent = self.outbox.close();
+        for (id, request) in &mut self.open {
             match &mut request.phase {
-                Phase::Waiting(acquire, _) => {
+                Phase::Waiting(acquire, sent) => {
                     acquire.progress.trouble(Some(trouble.to_owned()));
+                    if *sent == Sent::OnThisStream {
+                        *sent = if unsent.contains(id) { Sent::Never } else { Sent::Before };
+                    }
                 }
                 Phase::Releasing(_, doubt) => *doubt = Doubt::MayBeDone,
                 Phase::Held(..) | Phase::Leaving => {}
+            }
+        }
+    }
+
+    /// The server knows no such session: nothing that was asked on this stream was applied.
+    pub(in crate::session) fn not_attached(&mut self) {
+        for request in self.open.values_mut() {
+            if let Phase::Waiting(_, sent @ Sent::OnThisStream) = &mut request.phase {
+                *sent = Sent::Never;
             }
         }
     }
@@ -88,7 +100,9 @@ impl Requests {
         let open = std::mem::take(&mut self.open);
         for (id, mut request) in open {
             match request.phase {
-                Phase::Waiting(acquire, Sent::Maybe) if acquire.on_loss == OnLoss::Fail => {
+                Phase::Waiting(acquire, Sent::OnThisStream | Sent::Before)
+                    if acquire.on_loss == OnLoss::Fail =>
+                {
                     deny(*acquire, Denied::Lost(reason.clone()));
                 }
                 Phase::Waiting(acquire, _) => {
