@@ -15,7 +15,7 @@ struct Stage {
     value: Mutex<(u64, Instant)>,
     /// How many have not heard of it.
     left: AtomicUsize,
-    all_told: Notify,
+    observed_by_all: Notify,
 }
 
 /// Starts the leader and its observers.
@@ -23,7 +23,7 @@ pub(super) async fn spawn(group: &mut Group<Spoilt>, bench: &Bench) {
     let stage = Arc::new(Stage {
         value: Mutex::new((0, Instant::now())),
         left: AtomicUsize::new(bench.workers),
-        all_told: Notify::new(),
+        observed_by_all: Notify::new(),
     });
     let leads = leads(bench.clone(), Arc::clone(&stage));
     if group.spawn(|_| leads).await.is_err() {
@@ -44,7 +44,7 @@ async fn leads(bench: Bench, stage: Arc<Stage>) -> Result<(), Spoilt> {
     let mut leadership = election.campaign(&bench.ctx, 0_u64.to_be_bytes()).await?;
     for value in 1_u64.. {
         tokio::select! {
-            () = stage.all_told.notified() => {}
+            () = stage.observed_by_all.notified() => {}
             _ = bench.ctx.cancelled() => break,
         }
         stage.left.store(bench.workers, Ordering::SeqCst);
@@ -76,10 +76,10 @@ async fn observes(bench: Bench, worker: usize, stage: Arc<Stage>) -> Result<(), 
         if seen.replace(value).is_none() {
             bench.recorder.is_at_it();
         }
-        bench.recorder.record(&[(Kind::Told, proclaimed.elapsed())]);
+        bench.recorder.record(&[(Kind::Observed, proclaimed.elapsed())]);
         if stage.left.fetch_sub(1, Ordering::SeqCst) == 1 {
-            bench.recorder.record(&[(Kind::ToldAll, proclaimed.elapsed())]);
-            stage.all_told.notify_one();
+            bench.recorder.record(&[(Kind::ObservedByAll, proclaimed.elapsed())]);
+            stage.observed_by_all.notify_one();
         }
     }
 }

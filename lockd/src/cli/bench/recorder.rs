@@ -24,9 +24,9 @@ pub(super) enum Kind {
     /// From sending a release to the arrival of the next holder's grant.
     Handoff,
     /// From a proclaimed value to an observer.
-    Told,
+    Observed,
     /// From a proclaimed value to the last observer.
-    ToldAll,
+    ObservedByAll,
     /// From nothing to a lock held in a new session.
     Opened,
 }
@@ -38,8 +38,8 @@ impl Kind {
             Self::Release => "release",
             Self::Pair => "pair",
             Self::Handoff => "handoff",
-            Self::Told => "told",
-            Self::ToldAll => "told all",
+            Self::Observed => "observed",
+            Self::ObservedByAll => "observed by all",
             Self::Opened => "opened",
         }
     }
@@ -48,8 +48,8 @@ impl Kind {
     pub(super) fn unit(self) -> Option<&'static str> {
         match self {
             Self::Pair => Some("pairs/s"),
-            Self::ToldAll => Some("changes/s"),
-            Self::Acquire | Self::Release | Self::Handoff | Self::Told | Self::Opened => None,
+            Self::ObservedByAll => Some("changes/s"),
+            Self::Acquire | Self::Release | Self::Handoff | Self::Observed | Self::Opened => None,
         }
     }
 }
@@ -98,6 +98,14 @@ impl Recorder {
     /// A worker has begun its work.
     pub(super) fn is_at_it(&self) {
         if self.at_it.fetch_add(1, Ordering::Relaxed) + 1 == self.workers {
+            self.all_at_it.notify_one();
+        }
+    }
+
+    /// So many workers have begun.
+    pub(super) fn are_at_it(&self, count: usize) {
+        self.at_it.store(count, Ordering::Relaxed);
+        if count == self.workers {
             self.all_at_it.notify_one();
         }
     }
