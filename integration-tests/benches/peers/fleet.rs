@@ -10,13 +10,14 @@ use std::{
     time::Duration,
 };
 
+use futures::{StreamExt as _, stream};
 use integration_tests::eventually;
 use lockd_proto::v1::{
     self, AttachRequest, AttachResponse, ClientMessage, client_message::Message as Ask,
     server_message::Message as Answer, session_service_client::SessionServiceClient,
 };
 use tokio::{
-    sync::{Semaphore, mpsc},
+    sync::mpsc,
     task::JoinSet,
     time::{Instant, sleep_until},
 };
@@ -69,18 +70,16 @@ impl Fleet {
             channels.push(endpoint.connect().await.unwrap());
         }
         let counts = Arc::new(Counts::default());
+        let opening = (0..size.sessions).zip(channels.iter().cycle());
+        let opening = opening.map(|(_, channel)| Session::open(channel, size.ttl));
+        let mut opened = stream::iter(opening).buffer_unordered(OPENING);
         let (mut ups, mut tasks) = (Vec::new(), JoinSet::new());
-        let places = Arc::new(Semaphore::new(OPENING));
-        for (n, channel) in (0..size.sessions).zip(channels.iter().cycle()) {
-            let place = places.clone().acquire_owned().await.unwrap();
-            let (up, frames) = mpsc::channel(FRAMES);
-            ups.push(up.clone());
-            let (channel, counts) = (channel.clone(), Arc::clone(&counts));
+        while let Some(session) = opened.next().await {
             // Keepalives of a fleet are spread over their interval, in the golden ratio.
-            let phase = (n as f64 * 0.618_034).fract();
+            let phase = (ups.len() as f64 * 0.618_034).fract();
+            ups.push(session.up.clone());
+            let counts = Arc::clone(&counts);
             tasks.spawn(async move {
-                let session = Session::open(channel, up, frames, size.ttl).await;
-                drop(place);
                 session.keep(phase, &counts).await;
                 counts.lost.fetch_add(1, Ordering::Relaxed);
             });
@@ -141,21 +140,17 @@ struct Session {
 }
 
 impl Session {
-    async fn open(
-        channel: Channel,
-        up: mpsc::Sender<AttachRequest>,
-        frames: mpsc::Receiver<AttachRequest>,
-        ttl: Duration,
-    ) -> Self {
-        let client = v1::ClientInfo { name: "bench".to_owned(), ..v1::ClientInfo::default() };
-        let open = v1::OpenSessionRequest {
-            ttl: ttl.try_into().ok(),
-            client: Some(client),
-            session: None,
-        };
-        up.send(frame(vec![Ask::Open(open)])).await.unwrap();
-        let attached = SessionServiceClient::new(channel).attach(ReceiverStream::new(frames)).await;
-        Self { up, down: attached.unwrap().into_inner(), ttl }
+    /// Opens a session. A replica that has lost sight of its store for a moment is asked again.
+    async fn open(channel: &Channel, ttl: Duration) -> Self {
+        eventually("a session opens", PATIENCE, async || {
+            let (up, frames) = mpsc::channel(FRAMES);
+            let open = v1::OpenSessionRequest { ttl: ttl.try_into().ok(), ..Default::default() };
+            up.send(frame(vec![Ask::Open(open)])).await.unwrap();
+            let mut sessions = SessionServiceClient::new(channel.clone());
+            let attached = sessions.attach(ReceiverStream::new(frames)).await;
+            attached.map(|attached| Self { up, down: attached.into_inner(), ttl })
+        })
+        .await
     }
 
     /// Keeps it alive until it ends.

@@ -84,20 +84,20 @@ impl Plan {
 }
 
 impl Part {
-    /// The rows of this part on one store. A part that fails is a row that was not reached: others
-    /// go on.
+    /// The rows of this part on one store. Those of a part that fails were not reached: others go on.
     async fn measured(&self, store: Store, plan: &Plan) -> Vec<Row> {
-        let title = self.rows.join(", ");
         if !self.rows.iter().any(|row| plan.wants(&format!("{row}, {}", store.title()))) {
             return vec![];
         }
-        eprintln!("measuring {title}, {} …", store.title());
+        eprintln!("measuring {}, {} …", self.rows[0], store.title());
         let measuring = async {
             let mut subject = Subject::start(store).await;
             (self.measure)(&mut subject, plan).await
         };
         let rows = AssertUnwindSafe(measuring).catch_unwind().await;
-        let rows = rows.unwrap_or_else(|panic| vec![Row::failed(title, store, &*panic)]);
+        let rows = rows.unwrap_or_else(|panic| {
+            self.rows.iter().map(|row| Row::failed(row, store, &*panic)).collect()
+        });
         rows.iter().for_each(|row| eprintln!("{row}"));
         rows
     }

@@ -56,7 +56,7 @@ impl Row {
     }
 
     /// Something that could not be measured, and the panic that says why.
-    pub(crate) fn failed(what: String, store: Store, panic: &(dyn Any + Send)) -> Self {
+    pub(crate) fn failed(what: &str, store: Store, panic: &(dyn Any + Send)) -> Self {
         let text = panic.downcast_ref::<String>().map(String::as_str);
         let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
         let text = text.unwrap_or("see what was printed").replace('\n', " ").replace('|', "\\|");
@@ -84,6 +84,9 @@ impl Report {
         if !self.pairs.is_empty() {
             table_of_pairs(&mut text, &self.pairs);
             text.push('\n');
+        }
+        if self.rows.is_empty() {
+            return text;
         }
         text.push_str("| what | store | to reach | found | reached |\n|---|---|---|---|---|\n");
         for row in &self.rows {

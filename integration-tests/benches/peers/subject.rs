@@ -1,10 +1,16 @@
 //! lockd on one of its stores, as it is measured.
 
-use std::{path::PathBuf, process::Stdio};
+use std::{path::PathBuf, process::Stdio, time::Duration};
 
-use integration_tests::{Daemon, StoreKind, daemon::lockd_binary, peers::Peer, unique_prefix};
+use integration_tests::{
+    Daemon, StoreKind, daemon::lockd_binary, eventually, peers::Peer, unique_prefix,
+};
+use lockd_client::Client;
 use serde_json::Value;
 use tokio::process::{Child, Command};
+
+/// How long a daemon may take to be ready before what needs it counts as failed.
+const READY: Duration = Duration::from_secs(60);
 
 /// Where lockd keeps its log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,5 +99,18 @@ async fn daemon(store: StoreKind) -> Daemon {
         ["--log", "error"],
     ];
     let builder = Daemon::builder().store(store);
-    flags.concat().into_iter().fold(builder, |builder, flag| builder.arg(flag)).start().await
+    let builder = flags.concat().into_iter().fold(builder, |builder, flag| builder.arg(flag));
+    let daemon = builder.start().await;
+    ready(&daemon).await;
+    daemon
+}
+
+/// Waits until a daemon grants locks: it listens before it has read its log.
+pub(crate) async fn ready(daemon: &Daemon) {
+    let client = Client::connect(&daemon.url()).await.unwrap();
+    eventually("the daemon is ready", READY, async || {
+        let status = client.status().await.map_err(|error| error.to_string())?;
+        if status.ready { Ok(()) } else { Err(status.not_ready_reason) }
+    })
+    .await;
 }
