@@ -33,6 +33,9 @@ const OPENING: usize = 256;
 /// Frames that may wait for a connection.
 const FRAMES: usize = 4;
 
+/// Pairs in a frame, which may have 1,024 messages.
+const FRAME_PAIRS: usize = 500;
+
 /// How long sessions and locks may take to come.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -102,8 +105,8 @@ impl Fleet {
         self.reaches(before + sessions.len() * each, |counts| &counts.granted).await;
     }
 
-    /// Acquires and releases so many locks, one after the other, over the first session.
-    pub(crate) async fn pairs(&self, count: usize) {
+    /// Acquires and releases locks over the first session, in so many frames.
+    pub(crate) async fn pairs(&self, frames: usize) {
         let before = self.counts.released.load(Ordering::Relaxed);
         let pair = |n| {
             let acquire = acquire(format!("pairs/{n}"));
@@ -111,8 +114,10 @@ impl Fleet {
             let release = Ask::Release(v1::Release { request_id: request_id.clone() });
             [acquire, release]
         };
-        self.ups[0].send(frame((0..count).flat_map(pair).collect())).await.unwrap();
-        self.reaches(before + count, |counts| &counts.released).await;
+        for _ in 0..frames {
+            self.ups[0].send(frame((0..FRAME_PAIRS).flat_map(pair).collect())).await.unwrap();
+        }
+        self.reaches(before + frames * FRAME_PAIRS, |counts| &counts.released).await;
     }
 
     /// How many sessions were lost.

@@ -131,8 +131,8 @@ fn in_time(what: &str, subject: &Subject, seconds: u64, took: Duration) -> Row {
 
 /// What the folder takes at most until a checkpoint has all that lives, beside the size of that.
 async fn disk(subject: &Subject, peak: Peak) -> Row {
-    /// Pairs of one frame.
-    const PAIRS: usize = 500;
+    /// Frames between two looks at the folder.
+    const FRAMES: usize = 8;
     let before = checkpoints(&peak.folder);
     let size = Size { sessions: 1, connections: 1, ..SIZE };
     let fleet = Fleet::open(&subject.daemon.url(), size).await;
@@ -146,7 +146,7 @@ async fn disk(subject: &Subject, peak: Peak) -> Row {
             break *bytes as f64;
         }
         assert!(start.elapsed() < PATIENCE, "a checkpoint is written");
-        fleet.pairs(PAIRS).await;
+        fleet.pairs(FRAMES).await;
     };
     let found = peak.bytes.load(Ordering::Relaxed) as f64;
     let limit = 3.0 * lives + 64.0 * MIB;
