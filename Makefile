@@ -34,10 +34,10 @@ bench-context: test-images ## measure contexts and fencing on real databases, an
 	@$(prepared) ONLY=$(ONLY) cargo bench -p integration-tests --bench context
 
 .PHONY: bench-peers
-bench-peers: test-images ## measure lockd beside etcd, Redis and ZooKeeper; write docs/benchmarks.md (half an hour)
+bench-peers: test-images ## measure lockd beside etcd, Redis and ZooKeeper; write docs/benchmarks.md (40 minutes)
 	@deploy/test-images/image.sh zookeeper
 	@$(prepared) cargo build --release -p lockd
-	@$(prepared) ONLY=$(ONLY) cargo bench -p integration-tests --bench peers
+	@$(prepared) ONLY='$(ONLY)' cargo bench -p integration-tests --bench peers
 
 # Write the counts instead of checking them: make bench-check UPDATE=1
 UPDATE ?=

@@ -1,55 +1,67 @@
 //! The loads: workers that acquire and release, each a lock of its own or all the same.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
-    time::Duration,
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 use futures::future::BoxFuture;
 use tokio::task::JoinSet;
 
+/// Client processes of [`Load::Spread`].
+const PROCESSES: usize = 8;
+
 /// What is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Load {
-    /// So many workers, each with a lock of its own.
+    /// So many workers in one process, each with a lock of its own.
     Own(usize),
-    /// So many workers that take turns with one lock.
+    /// 512 workers in eight processes, each with a lock of its own.
+    Spread,
+    /// So many workers in one process that take turns with one lock.
     Hot(usize),
 }
 
 impl Load {
-    pub(crate) const ALL: [Self; 5] =
-        [Self::Own(1), Self::Own(16), Self::Own(64), Self::Hot(8), Self::Hot(64)];
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Own(1), Self::Own(16), Self::Own(64), Self::Spread, Self::Hot(8), Self::Hot(64)];
 
     pub(crate) fn title(self) -> String {
         match self {
             Self::Own(1) => "1 worker".to_owned(),
             Self::Own(workers) => format!("{workers} workers"),
+            Self::Spread => "512 workers in 8 processes".to_owned(),
             Self::Hot(workers) => format!("one hot lock, {workers}"),
         }
     }
 
-    fn workers(self) -> usize {
+    /// How many processes the workers are in.
+    pub(crate) fn processes(self) -> usize {
         match self {
-            Self::Own(workers) | Self::Hot(workers) => workers,
+            Self::Own(_) | Self::Hot(_) => 1,
+            Self::Spread => PROCESSES,
         }
     }
 
-    fn is_hot(self) -> bool {
-        matches!(self, Self::Hot(_))
+    /// How many workers each process has.
+    pub(crate) fn workers(self) -> usize {
+        match self {
+            Self::Own(workers) | Self::Hot(workers) => workers,
+            Self::Spread => 512 / PROCESSES,
+        }
+    }
+
+    /// How many locks they share.
+    pub(crate) fn locks(self) -> usize {
+        match self {
+            Self::Own(_) | Self::Spread => self.workers(),
+            Self::Hot(_) => 1,
+        }
     }
 }
 
 /// A lock service, by way of one client that all workers share.
 pub(crate) trait Service: Send + Sync {
-    /// Whether a client that finds a lock taken can wait for it.
-    fn waits(&self) -> bool {
-        true
-    }
-
     /// Prepares a lock of this name.
     fn prepare<'a>(&'a self, _lock: &'a str) -> BoxFuture<'a, ()> {
         Box::pin(async {})
@@ -80,41 +92,59 @@ impl Witness {
     }
 }
 
-/// Pairs a second.
-pub(crate) async fn measure(service: &Arc<dyn Service>, load: Load, time: Duration) -> f64 {
-    let prefix = format!("bench-{:016x}-", rand());
-    let locks = if load.is_hot() { 1 } else { load.workers() };
-    let mut lanes = Vec::new();
-    for n in 0..locks {
-        let name = format!("{prefix}{n}");
-        service.prepare(&name).await;
-        lanes.push(Arc::new((name, Witness::default())));
-    }
-    let (counts, over) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
-    let mut workers = JoinSet::new();
-    for lane in (0..load.workers()).zip(lanes.iter().cycle()).map(|(_, lane)| lane) {
-        let (service, lane) = (Arc::clone(service), Arc::clone(lane));
-        let (counts, over) = (Arc::clone(&counts), Arc::clone(&over));
-        workers.spawn(async move {
-            while !over.load(Ordering::Relaxed) {
-                service.pair(&lane.0, &lane.1).await;
-                counts.fetch_add(1, Ordering::Relaxed);
-            }
-        });
-    }
-    // Connections, caches and JIT compilers warm up before it counts.
-    tokio::time::sleep(time / 4).await;
-    let (start, before) = (std::time::Instant::now(), counts.load(Ordering::Relaxed));
-    tokio::time::sleep(time).await;
-    let done = counts.load(Ordering::Relaxed) - before;
-    let rate = done as f64 / start.elapsed().as_secs_f64();
-    over.store(true, Ordering::Relaxed);
-    workers.join_all().await;
-    rate
+/// Workers that are about to begin.
+pub(crate) struct Workers {
+    service: Arc<dyn Service>,
+    count: usize,
+    locks: Vec<Arc<(String, Witness)>>,
 }
 
-/// Keeps the names of one measurement from those of another.
-fn rand() -> u64 {
-    use std::hash::{BuildHasher as _, RandomState};
-    RandomState::new().hash_one(0)
+/// Workers at work.
+pub(crate) struct Working {
+    pairs: Arc<AtomicU64>,
+    over: Arc<AtomicBool>,
+    tasks: JoinSet<()>,
+}
+
+impl Workers {
+    /// So many workers that share so many locks.
+    pub(crate) async fn prepare(service: Arc<dyn Service>, count: usize, locks: usize) -> Self {
+        let prefix = format!("bench-{}-", uuid::Uuid::new_v4().simple());
+        let mut prepared = Vec::new();
+        for n in 0..locks {
+            let name = format!("{prefix}{n}");
+            service.prepare(&name).await;
+            prepared.push(Arc::new((name, Witness::default())));
+        }
+        Self { service, count, locks: prepared }
+    }
+
+    pub(crate) fn begin(self) -> Working {
+        let (pairs, over) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+        let mut tasks = JoinSet::new();
+        for lock in self.locks.iter().cycle().take(self.count) {
+            let (service, lock) = (Arc::clone(&self.service), Arc::clone(lock));
+            let (pairs, over) = (Arc::clone(&pairs), Arc::clone(&over));
+            tasks.spawn(async move {
+                while !over.load(Ordering::Relaxed) {
+                    service.pair(&lock.0, &lock.1).await;
+                    pairs.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        Working { pairs, over, tasks }
+    }
+}
+
+impl Working {
+    /// How many pairs there were so far.
+    pub(crate) fn pairs(&self) -> u64 {
+        self.pairs.load(Ordering::Relaxed)
+    }
+
+    /// Ends all, and fails if one of them has failed.
+    pub(crate) async fn end(self) {
+        self.over.store(true, Ordering::Relaxed);
+        self.tasks.join_all().await;
+    }
 }

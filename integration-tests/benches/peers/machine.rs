@@ -1,16 +1,24 @@
 //! What the machine itself takes for the steps that no service can do without.
 
 use std::{
-    fs::OpenOptions,
-    io::{Seek as _, Write as _},
+    fs::{File, OpenOptions},
+    os::unix::fs::FileExt as _,
     time::{Duration, Instant},
 };
 
+use integration_tests::peers::Peer;
 use lockd_client::{Client, Context};
 
-use crate::Subject;
+use crate::subject::Subject;
 
+/// How often a step is measured for its quantiles.
 const SAMPLES: usize = 1000;
+
+/// What is written for each sync: about what lockd's journal and etcd's log write for one operation.
+const RECORD: [u8; 200] = [7; 200];
+
+/// The size of a segment of lockd's journal.
+const SEGMENT_BYTES: usize = 8 * 1024 * 1024;
 
 /// The cores, the memory and the system, in a line.
 pub(crate) fn described() -> String {
@@ -34,70 +42,118 @@ pub(crate) struct Steps {
     pub(crate) p99: Duration,
 }
 
-fn steps(mut times: Vec<Duration>) -> Steps {
-    times.sort();
-    Steps { p50: times[times.len() / 2], p99: times[times.len() * 99 / 100] }
+impl Steps {
+    pub(crate) fn of(mut times: Vec<Duration>) -> Self {
+        times.sort();
+        Self { p50: times[times.len() / 2], p99: times[times.len() * 99 / 100] }
+    }
+
+    /// The median of each over several rounds.
+    pub(crate) fn median(rounds: &[Self]) -> Self {
+        let middle = |time: fn(&Self) -> Duration| {
+            let mut times: Vec<_> = rounds.iter().map(time).collect();
+            times.sort();
+            times[times.len() / 2]
+        };
+        Self { p50: middle(|steps| steps.p50), p99: middle(|steps| steps.p99) }
+    }
 }
 
-/// A page written and synced, where the daemon's data lies.
-pub(crate) fn fsync() -> Steps {
-    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let path = dir.path().join("fsync");
-    let mut file = OpenOptions::new().create_new(true).write(true).open(path).unwrap();
-    let page = [7; 4096];
-    for _ in 0..256 {
-        file.write_all(&page).unwrap();
+/// A file as lockd's journal has it: allocated, zeroed and synced, where the daemon's data lies.
+struct Segment {
+    file: File,
+    written: u64,
+    _dir: tempfile::TempDir,
+}
+
+impl Segment {
+    fn create() -> Self {
+        let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let path = dir.path().join("segment");
+        let file = OpenOptions::new().create_new(true).read(true).write(true).open(path).unwrap();
+        file.write_all_at(&vec![0; SEGMENT_BYTES], 0).unwrap();
+        file.sync_all().unwrap();
+        Self { file, written: 0, _dir: dir }
     }
-    file.sync_all().unwrap();
-    let once = |_| {
-        file.rewind().unwrap();
-        file.write_all(&page).unwrap();
+
+    /// Writes a record behind the last one and syncs it.
+    fn append(&mut self) -> Duration {
+        if self.written + RECORD.len() as u64 > SEGMENT_BYTES as u64 {
+            self.written = 0;
+        }
         let start = Instant::now();
-        file.sync_data().unwrap();
+        self.file.write_all_at(&RECORD, self.written).unwrap();
+        self.file.sync_data().unwrap();
+        self.written += RECORD.len() as u64;
         start.elapsed()
-    };
-    steps((0..SAMPLES).map(once).collect())
+    }
+}
+
+/// A write and a sync, as lockd's journal does them.
+pub(crate) fn sync() -> Steps {
+    let mut segment = Segment::create();
+    Steps::of((0..SAMPLES).map(|_| segment.append()).collect())
+}
+
+/// How many writes and syncs a second there are, one after the other.
+pub(crate) fn syncs_a_second(time: Duration) -> f64 {
+    let mut segment = Segment::create();
+    let (start, mut count) = (Instant::now(), 0);
+    while start.elapsed() < time {
+        segment.append();
+        count += 1;
+    }
+    f64::from(count) / start.elapsed().as_secs_f64()
 }
 
 /// A request that lockd answers without a disk or an etcd.
 pub(crate) async fn round_trip(subject: &Subject) -> Steps {
     let client = Client::connect(&subject.daemon.url()).await.unwrap();
-    let mut times = Vec::new();
-    for _ in 0..SAMPLES {
-        let start = Instant::now();
-        client.status().await.unwrap();
-        times.push(start.elapsed());
-    }
-    steps(times)
+    let calls = async move {
+        let mut times = Vec::new();
+        for _ in 0..SAMPLES {
+            let start = Instant::now();
+            client.status().await.unwrap();
+            times.push(start.elapsed());
+        }
+        times
+    };
+    Steps::of(on_a_worker(calls).await)
 }
 
 /// A key written to etcd.
-pub(crate) async fn etcd_write(subject: &Subject) -> Option<Steps> {
-    let endpoints = subject.etcd.as_ref()?.addresses();
-    let mut client = etcd_client::Client::connect(endpoints, None).await.unwrap();
-    let mut times = Vec::new();
-    for _ in 0..SAMPLES {
-        let start = Instant::now();
-        client.put("a key", "a value", None).await.unwrap();
-        times.push(start.elapsed());
-    }
-    Some(steps(times))
-}
-
-/// Resident memory in bytes, and the CPU time so far, of a process.
-pub(crate) fn used(pid: u32) -> (u64, Duration) {
-    let pid = pid.to_string();
-    (integration_tests::resident(&pid) * 1024, integration_tests::cpu_time(&pid))
+pub(crate) async fn etcd_write(etcd: &Peer) -> Steps {
+    let mut client = etcd_client::Client::connect(etcd.addresses(), None).await.unwrap();
+    let calls = async move {
+        let mut times = Vec::new();
+        for _ in 0..SAMPLES {
+            let start = Instant::now();
+            client.put("a key", RECORD, None).await.unwrap();
+            times.push(start.elapsed());
+        }
+        times
+    };
+    Steps::of(on_a_worker(calls).await)
 }
 
 /// What an acquire of a lock of its own takes, one after the other.
-pub(crate) async fn acquires(client: &Client, prefix: &str) -> Steps {
-    let mut times = Vec::new();
-    for n in 0..SAMPLES {
-        let start = Instant::now();
-        let guard = client.lock(format!("{prefix}{n}")).acquire(&Context::background()).await;
-        times.push(start.elapsed());
-        guard.unwrap().release().await.unwrap();
-    }
-    steps(times)
+pub(crate) async fn acquires(client: &Client, prefix: &'static str) -> Steps {
+    let client = client.clone();
+    let calls = async move {
+        let mut times = Vec::new();
+        for n in 0..SAMPLES {
+            let lock = client.lock(format!("{prefix}{n}"));
+            let start = Instant::now();
+            let guard = lock.acquire(&Context::background()).await.unwrap();
+            times.push(start.elapsed());
+            guard.release().await.unwrap();
+        }
+        times
+    };
+    Steps::of(on_a_worker(calls).await)
+}
+
+/// The main task has a thread to itself, which each answer would have to wake.
+async fn on_a_worker<T: Send + 'static>(task: impl Future<Output = T> + Send + 'static) -> T {
+    tokio::spawn(task).await.unwrap()
 }

@@ -1,41 +1,23 @@
 //! Pairs a second of every service under every load, in rounds: what slows the machine down for a
 //! while slows all of them down.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
-
-use integration_tests::peers::Peer;
-use lockd_client::Client;
-
-use crate::{
-    Subject,
-    load::{Load, Service, measure as rate},
-    services::{EtcdLock, EtcdTxn, Lockd, Redis, ZooKeeper},
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
 };
 
-pub(crate) const EMBEDDED: &str = "lockd, embedded store";
-pub(crate) const REDIS: &str = "Redis, synced";
-pub(crate) const ZOOKEEPER: &str = "ZooKeeper";
-pub(crate) const ON_ETCD: &str = "lockd on etcd, 1 node";
-pub(crate) const LOCK: &str = "etcd's lock service, 1 node";
-pub(crate) const TXN: &str = "etcd, CAS transaction, 1 node";
-pub(crate) const ON_ETCD_3: &str = "lockd on etcd, 3 nodes";
-pub(crate) const LOCK_3: &str = "etcd's lock service, 3 nodes";
-
-/// In the order in which they are shown, each with the lockd that it is compared with.
-pub(crate) const SERVICES: [(&str, &str); 8] = [
-    (EMBEDDED, EMBEDDED),
-    (REDIS, EMBEDDED),
-    (ZOOKEEPER, EMBEDDED),
-    (ON_ETCD, ON_ETCD),
-    (LOCK, ON_ETCD),
-    (TXN, ON_ETCD),
-    (ON_ETCD_3, ON_ETCD_3),
-    (LOCK_3, ON_ETCD_3),
-];
+use crate::{
+    clients::{self, Sample},
+    contenders::{Contender, PHASES, Servers},
+    load::Load,
+    machine,
+    plan::Plan,
+};
 
 /// What each round gave.
+#[derive(Default)]
 pub(crate) struct Pairs {
-    rounds: BTreeMap<(&'static str, Load), Vec<f64>>,
+    rounds: BTreeMap<(Contender, Load), Vec<Sample>>,
 }
 
 /// The middle of all rounds, and how far they lie apart.
@@ -46,56 +28,86 @@ pub(crate) struct Figure {
     pub(crate) max: f64,
 }
 
-impl Pairs {
-    pub(crate) fn of(&self, service: &'static str, load: Load) -> Option<Figure> {
-        let mut rates = self.rounds.get(&(service, load))?.clone();
-        rates.sort_by(f64::total_cmp);
-        Some(Figure { median: rates[rates.len() / 2], min: rates[0], max: rates[rates.len() - 1] })
-    }
-
-    pub(crate) fn median(&self, service: &'static str, load: Load) -> f64 {
-        self.of(service, load).map_or(0.0, |figure| figure.median)
-    }
-
-    pub(crate) fn count(&self) -> usize {
-        self.rounds.values().map(Vec::len).max().unwrap_or_default()
+impl Figure {
+    pub(crate) fn of(mut values: Vec<f64>) -> Self {
+        values.sort_by(f64::total_cmp);
+        let (min, max) = (values[0], values[values.len() - 1]);
+        Self { median: values[values.len() / 2], min, max }
     }
 }
 
-pub(crate) async fn measure(rounds: u64, seconds: u64) -> Pairs {
-    let (embedded, one, three) =
-        (Subject::embedded().await, Subject::etcd(1).await, Subject::etcd(3).await);
-    let (redis, zookeeper) = (Peer::redis().await, Peer::zookeeper().await);
-    let members = |subject: &Subject| subject.etcd.as_ref().unwrap().addresses().to_vec();
-    let services: [(_, Arc<dyn Service>); 8] = [
-        (EMBEDDED, lockd(&embedded).await),
-        (REDIS, Arc::new(Redis::connect(&redis.addresses()[0]).await)),
-        (ZOOKEEPER, Arc::new(ZooKeeper::connect(&zookeeper.addresses()[0]).await)),
-        (ON_ETCD, lockd(&one).await),
-        (LOCK, Arc::new(EtcdLock::connect(&members(&one)).await)),
-        (TXN, Arc::new(EtcdTxn::connect(&members(&one)).await)),
-        (ON_ETCD_3, lockd(&three).await),
-        (LOCK_3, Arc::new(EtcdLock::connect(&members(&three)).await)),
-    ];
-    let mut measured: BTreeMap<_, Vec<f64>> = BTreeMap::new();
-    for round in 1..=rounds {
-        for load in Load::ALL {
-            for (name, service) in &services {
-                if matches!(load, Load::Hot(_)) && !service.waits() {
-                    continue;
-                }
-                let pairs = rate(service, load, Duration::from_secs(seconds)).await;
+impl Pairs {
+    /// Pairs a second.
+    pub(crate) fn rate(&self, contender: Contender, load: Load) -> Option<Figure> {
+        self.figure(contender, load, |sample| Some(sample.rate))
+    }
+
+    /// Microseconds of the daemon's CPU for a pair.
+    pub(crate) fn daemon_cpu(&self, contender: Contender, load: Load) -> Option<Figure> {
+        self.figure(contender, load, |sample| sample.daemon_cpu.map(micros))
+    }
+
+    /// Microseconds of the client process's CPU for a pair.
+    pub(crate) fn client_cpu(&self, contender: Contender, load: Load) -> Option<Figure> {
+        self.figure(contender, load, |sample| Some(micros(sample.client_cpu)))
+    }
+
+    /// The loads and services that were measured.
+    pub(crate) fn has(&self, contender: Contender, load: Load) -> bool {
+        self.rounds.contains_key(&(contender, load))
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.rounds.is_empty()
+    }
+
+    fn figure(
+        &self,
+        contender: Contender,
+        load: Load,
+        value: impl Fn(&Sample) -> Option<f64>,
+    ) -> Option<Figure> {
+        let samples = self.rounds.get(&(contender, load))?;
+        let values: Vec<_> = samples.iter().filter_map(value).collect();
+        (!values.is_empty()).then(|| Figure::of(values))
+    }
+}
+
+fn micros(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e6
+}
+
+/// Measures these services under these loads.
+pub(crate) async fn measure(cells: &BTreeSet<(Load, Contender)>, plan: &Plan) -> Pairs {
+    let mut pairs = Pairs::default();
+    for phase in PHASES {
+        let cells: Vec<_> = cells.iter().filter(|(_, it)| phase.contains(it)).copied().collect();
+        if cells.is_empty() {
+            continue;
+        }
+        let servers =
+            Servers::start(&cells.iter().map(|(_, contender)| *contender).collect()).await;
+        for round in 1..=plan.rounds {
+            for (load, contender) in &cells {
+                let sample = match servers.target(*contender) {
+                    Some(target) => clients::measure(&target, *load, plan.time).await,
+                    None => disk(plan.time).await,
+                };
+                let (title, load_title) = (contender.title(), load.title());
+                let rate = sample.rate;
                 eprintln!(
-                    "round {round} of {rounds}, {name}, {}: {pairs:.0} pairs/s",
-                    load.title()
+                    "round {round} of {}, {title}, {load_title}: {rate:.0} pairs/s",
+                    plan.rounds
                 );
-                measured.entry((*name, load)).or_default().push(pairs);
+                pairs.rounds.entry((*contender, *load)).or_default().push(sample);
             }
         }
     }
-    Pairs { rounds: measured }
+    pairs
 }
 
-async fn lockd(subject: &Subject) -> Arc<dyn Service> {
-    Arc::new(Lockd(Client::connect(&subject.daemon.url()).await.unwrap()))
+/// What the disk does with one worker, where a pair is one write and one sync.
+async fn disk(time: Duration) -> Sample {
+    let rate = tokio::task::spawn_blocking(move || machine::syncs_a_second(time)).await.unwrap();
+    Sample { rate, client_cpu: Duration::ZERO, daemon_cpu: None }
 }

@@ -2,10 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::{
-    load::Load,
-    pairs::{Pairs, SERVICES},
-};
+use crate::{contenders::PHASES, load::Load, pairs::Pairs};
 
 const LEFT: f64 = 210.0;
 const WIDTH: f64 = 620.0;
@@ -14,7 +11,7 @@ const GAP: f64 = 34.0;
 
 /// From here the bars begin: nothing that is measured is slower.
 const LEAST: f64 = 10.0;
-const MOST: f64 = 100_000.0;
+const MOST: f64 = 1_000_000.0;
 
 fn x(rate: f64) -> f64 {
     let share = (rate.max(LEAST) / LEAST).log10() / (MOST / LEAST).log10();
@@ -28,9 +25,10 @@ pub(crate) fn svg(pairs: &Pairs) -> String {
         y += GAP;
         writeln!(bars, r#"<text x="10" y="{:.0}" class="load">{}</text>"#, y - 8.0, load.title())
             .unwrap();
-        for (service, _) in SERVICES {
-            let Some(figure) = pairs.of(service, load) else { continue };
-            let class = if service.starts_with("lockd") { "ours" } else { "theirs" };
+        for contender in PHASES.concat() {
+            let Some(figure) = pairs.rate(contender, load) else { continue };
+            let service = contender.title();
+            let class = if contender.store().is_some() { "ours" } else { "theirs" };
             let (end, text) = (x(figure.median), y + BAR - 3.0);
             writeln!(
                 bars,

@@ -1,79 +1,96 @@
 //! The tables, for a terminal and for `docs/benchmarks.md`.
 
-use std::{fmt::Write as _, path::Path, time::Duration};
+use std::{
+    any::Any,
+    fmt::{self, Write as _},
+    path::Path,
+    time::Duration,
+};
 
 use crate::{
-    Subject,
+    contenders::{Contender, PHASES},
     load::Load,
     machine,
-    pairs::{
-        EMBEDDED, Figure, LOCK, LOCK_3, ON_ETCD, ON_ETCD_3, Pairs, REDIS, SERVICES, TXN, ZOOKEEPER,
-    },
+    pairs::{Figure, Pairs},
     picture,
+    subject::{Store, Subject},
 };
 
 /// All that was measured.
 #[derive(Default)]
 pub(crate) struct Report {
-    pub(crate) pairs: Option<Pairs>,
+    pub(crate) pairs: Pairs,
     pub(crate) rows: Vec<Row>,
+    /// How often what has a median was measured.
+    pub(crate) rounds: u32,
 }
 
 /// Something to reach, and what was found.
 pub(crate) struct Row {
     what: String,
-    store: &'static str,
+    store: Store,
     to_reach: String,
     found: String,
-    reached: bool,
+    is_reached: bool,
 }
 
 impl Row {
+    /// A row on a store, with the texts of what is to be reached and what was found.
+    pub(crate) fn of(
+        what: impl Into<String>,
+        store: Store,
+        (to_reach, found): (String, String),
+        is_reached: bool,
+    ) -> Self {
+        Self { what: what.into(), store, to_reach, found, is_reached }
+    }
+
+    /// The same of a lockd.
     pub(crate) fn new(
         what: impl Into<String>,
         subject: &Subject,
-        to_reach: impl Into<String>,
-        found: String,
-        reached: bool,
+        texts: (String, String),
+        is_reached: bool,
     ) -> Self {
-        let (what, to_reach) = (what.into(), to_reach.into());
-        Self { what, store: subject.store, to_reach, found, reached }
+        Self::of(what, subject.store, texts, is_reached)
     }
 
-    /// lockd's pairs beside those of another.
-    fn ratio(
-        pairs: &Pairs,
-        load: Load,
-        at_least: f64,
-        (ours, theirs): (&'static str, &'static str),
-    ) -> Self {
-        let ratio = pairs.median(ours, load) / pairs.median(theirs, load);
-        let store = match ours {
-            EMBEDDED => "embedded",
-            ON_ETCD => "etcd",
-            _ => "etcd, 3 nodes",
-        };
-        Self {
-            what: format!("{}, beside {theirs}", load.title()),
-            store,
-            to_reach: format!("≥ {at_least} ×"),
-            found: format!("{ratio:.2} ×"),
-            reached: ratio >= at_least,
-        }
+    /// Something that could not be measured, and the panic that says why.
+    pub(crate) fn failed(what: &str, store: Store, panic: &(dyn Any + Send)) -> Self {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+        let text = text.unwrap_or("see what was printed").replace('\n', " ").replace('|', "\\|");
+        Self::of(what, store, ("–".to_owned(), format!("failed: {text}")), false)
+    }
+
+    /// By which it is chosen to be measured.
+    pub(crate) fn name(&self) -> String {
+        format!("{}, {}", self.what, self.store.title())
+    }
+}
+
+impl fmt::Display for Row {
+    /// A line of the table.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { what, store, to_reach, found, is_reached } = self;
+        let reached = if *is_reached { "yes" } else { "**no**" };
+        write!(f, "| {what} | {} | {to_reach} | {found} | {reached} |", store.title())
     }
 }
 
 impl Report {
     pub(crate) fn markdown(&self) -> String {
         let mut text = String::new();
-        if let Some(pairs) = &self.pairs {
-            table_of_pairs(&mut text, pairs);
+        if !self.pairs.is_empty() {
+            table_of_pairs(&mut text, &self.pairs);
+            text.push('\n');
         }
-        let ratios = self.pairs.iter().flat_map(ratios).collect::<Vec<_>>();
-        text.push_str("\n| what | store | to reach | found | reached |\n|---|---|---|---|---|\n");
-        for Row { what, store, to_reach, found, reached } in ratios.iter().chain(&self.rows) {
-            let reached = if *reached { "yes" } else { "**no**" };
-            writeln!(text, "| {what} | {store} | {to_reach} | {found} | {reached} |").unwrap();
+        if self.rows.is_empty() {
+            return text;
+        }
+        text.push_str("| what | store | to reach | found | reached |\n|---|---|---|---|---|\n");
+        for row in &self.rows {
+            writeln!(text, "{row}").unwrap();
         }
         text
     }
@@ -81,10 +98,9 @@ impl Report {
     /// Writes the document and its picture.
     pub(crate) fn write(&self, tables: &str) -> std::io::Result<()> {
         let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
-        let Some(pairs) = &self.pairs else { return Ok(()) };
-        std::fs::write(docs.join("benchmarks.svg"), picture::svg(pairs))?;
+        std::fs::write(docs.join("benchmarks.svg"), picture::svg(&self.pairs))?;
         let head = include_str!("head.md").replace("{machine}", &machine::described());
-        let head = head.replace("{rounds}", &pairs.count().to_string());
+        let head = head.replace("{rounds}", &self.rounds.to_string());
         std::fs::write(docs.join("benchmarks.md"), format!("{head}\n{tables}"))
     }
 }
@@ -93,33 +109,24 @@ fn table_of_pairs(text: &mut String, pairs: &Pairs) {
     let titles: Vec<_> = Load::ALL.iter().map(|load| load.title()).collect();
     writeln!(text, "| pairs/s | {} |", titles.join(" | ")).unwrap();
     writeln!(text, "|---|{}", "---|".repeat(titles.len())).unwrap();
-    for (service, ours) in SERVICES {
-        let cell = |load: &Load| match pairs.of(service, *load) {
-            Some(Figure { median, min, max }) => {
-                let ratio = median / pairs.median(ours, *load);
-                let ratio =
-                    if ours == service { String::new() } else { format!(", {ratio:.2} ×") };
-                format!("**{median:.0}** ({min:.0}–{max:.0}){ratio}")
-            }
-            None => "–".to_owned(),
-        };
-        let cells: Vec<_> = Load::ALL.iter().map(cell).collect();
-        writeln!(text, "| {service} | {} |", cells.join(" | ")).unwrap();
+    for contender in PHASES.concat() {
+        if Load::ALL.iter().any(|load| pairs.has(contender, *load)) {
+            let cells: Vec<_> =
+                Load::ALL.iter().map(|load| cell(pairs, contender, *load)).collect();
+            writeln!(text, "| {} | {} |", contender.title(), cells.join(" | ")).unwrap();
+        }
     }
 }
 
-fn ratios(pairs: &Pairs) -> Vec<Row> {
-    let row = |load, at_least, ours, theirs| Row::ratio(pairs, load, at_least, (ours, theirs));
-    vec![
-        row(Load::Own(1), 1.2, EMBEDDED, REDIS),
-        row(Load::Own(1), 0.95, ON_ETCD, TXN),
-        row(Load::Own(64), 3.0, EMBEDDED, REDIS),
-        row(Load::Own(64), 6.0, ON_ETCD, LOCK),
-        row(Load::Hot(8), 3.0, EMBEDDED, ZOOKEEPER),
-        row(Load::Hot(8), 10.0, ON_ETCD, LOCK),
-        row(Load::Hot(8), 1.0, ON_ETCD, ZOOKEEPER),
-        row(Load::Own(64), 8.0, ON_ETCD_3, LOCK_3),
-    ]
+/// The figure of a service under a load, and how it compares with lockd's.
+fn cell(pairs: &Pairs, contender: Contender, load: Load) -> String {
+    let Some(Figure { median, min, max }) = pairs.rate(contender, load) else {
+        return "–".to_owned();
+    };
+    let lockd = Some(contender.lockd()).filter(|lockd| *lockd != contender);
+    let lockd = lockd.and_then(|lockd| pairs.rate(lockd, load));
+    let ratio = lockd.map_or(String::new(), |lockd| format!(", {:.2} ×", median / lockd.median));
+    format!("**{median:.0}** ({min:.0}–{max:.0}){ratio}")
 }
 
 /// `0.43 ms`.

@@ -1,6 +1,9 @@
 //! The lock services, each as its users would call it: one client, shared by all workers.
 
-use std::{sync::Mutex, time::Duration};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use etcd_client::{Compare, CompareOp, LockOptions, PutOptions, Txn, TxnOp};
 use futures::future::BoxFuture;
@@ -12,8 +15,21 @@ use crate::load::{Service, Witness};
 /// A lease or lock that is not renewed outlives any measurement.
 const LONG_SECONDS: i64 = 3600;
 
+/// A client of the service at these addresses, by the name of its protocol.
+pub(crate) async fn connect(protocol: &str, addresses: &str) -> Arc<dyn Service> {
+    let endpoints: Vec<_> = addresses.split(',').map(str::to_owned).collect();
+    match protocol {
+        "lockd" => Arc::new(Lockd(Client::connect(addresses).await.unwrap())),
+        "redis" => Arc::new(Redis::connect(addresses).await),
+        "zookeeper" => Arc::new(ZooKeeper::connect(addresses).await),
+        "etcd-lock" => Arc::new(EtcdLock::connect(&endpoints).await),
+        "etcd-txn" => Arc::new(EtcdTxn::connect(&endpoints).await),
+        _ => panic!("{protocol} is no protocol of a lock service"),
+    }
+}
+
 /// lockd, by its client.
-pub(crate) struct Lockd(pub(crate) Client);
+struct Lockd(Client);
 
 impl Service for Lockd {
     fn pair<'a>(&'a self, lock: &'a str, witness: &'a Witness) -> BoxFuture<'a, ()> {
@@ -26,19 +42,19 @@ impl Service for Lockd {
 }
 
 /// etcd's own lock service. Each waiter needs a lease of its own, which identifies it.
-pub(crate) struct EtcdLock {
+struct EtcdLock {
     client: etcd_client::Client,
     idle_leases: Mutex<Vec<i64>>,
 }
 
 /// The simplest lock on etcd: a transaction that creates a key if it is not there.
-pub(crate) struct EtcdTxn {
+struct EtcdTxn {
     client: etcd_client::Client,
     lease: i64,
 }
 
 impl EtcdLock {
-    pub(crate) async fn connect(endpoints: &[String]) -> Self {
+    async fn connect(endpoints: &[String]) -> Self {
         let client = etcd_client::Client::connect(endpoints, None).await.unwrap();
         Self { client, idle_leases: Mutex::default() }
     }
@@ -53,7 +69,7 @@ impl EtcdLock {
 }
 
 impl EtcdTxn {
-    pub(crate) async fn connect(endpoints: &[String]) -> Self {
+    async fn connect(endpoints: &[String]) -> Self {
         let client = etcd_client::Client::connect(endpoints, None).await.unwrap();
         let lease = granted(&client).await;
         Self { client, lease }
@@ -79,10 +95,6 @@ impl Service for EtcdLock {
 }
 
 impl Service for EtcdTxn {
-    fn waits(&self) -> bool {
-        false
-    }
-
     fn pair<'a>(&'a self, lock: &'a str, witness: &'a Witness) -> BoxFuture<'a, ()> {
         Box::pin(async move {
             let mut client = self.client.clone();
@@ -91,7 +103,7 @@ impl Service for EtcdTxn {
                 .when([Compare::create_revision(lock, CompareOp::Equal, 0)])
                 .and_then([TxnOp::put(lock, "", Some(options))]);
             let acquired = client.txn(acquire).await.unwrap();
-            assert!(acquired.succeeded(), "nobody else wants it");
+            assert!(acquired.succeeded(), "no other client wants it");
             let at = acquired.header().unwrap().revision();
             witness.holds(u64::try_from(at).ok()).await;
             let release = Txn::new()
@@ -103,7 +115,7 @@ impl Service for EtcdTxn {
 }
 
 /// The most common lock on Redis: no queue, no token, and waiters poll.
-pub(crate) struct Redis {
+struct Redis {
     connection: redis::aio::MultiplexedConnection,
     release: redis::Script,
 }
@@ -112,7 +124,7 @@ impl Redis {
     /// How soon it is asked again for a lock that is taken.
     const AGAIN: Duration = Duration::from_millis(1);
 
-    pub(crate) async fn connect(address: &str) -> Self {
+    async fn connect(address: &str) -> Self {
         let client = redis::Client::open(format!("redis://{address}/")).unwrap();
         let connection = client.get_multiplexed_async_connection().await.unwrap();
         let release = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) end return 0";
@@ -140,10 +152,10 @@ impl Service for Redis {
 
 /// ZooKeeper's lock recipe: an ephemeral node in sequence, which watches the one before it.
 /// <https://zookeeper.apache.org/doc/current/recipes.html#sc_recipes_Locks>
-pub(crate) struct ZooKeeper(zk::Client);
+struct ZooKeeper(zk::Client);
 
 impl ZooKeeper {
-    pub(crate) async fn connect(address: &str) -> Self {
+    async fn connect(address: &str) -> Self {
         Self(zk::Client::connect(address).await.unwrap())
     }
 }

@@ -48,9 +48,9 @@ impl Work {
 /// The flags of `lockd bench`.
 #[derive(Debug, ClapArgs)]
 #[command(after_help = "\
-A pair is an acquire and a release, both answered. A handoff is from a release, sent, to the next
-holder, told. Every run checks its tokens: they have to rise, and holders must not overlap; else it fails
-with 70. Its locks begin with bench/, and none is left behind.
+A pair is an acquire and a release, both answered. A handoff is the time from sending a release
+to the arrival of the next holder's grant. Every run checks its tokens: they have to rise, and
+holders must not overlap; else it fails with 70. Its locks begin with bench/, and none is left.
 
 With --rate a pair counts from when it was to start, so that a server that stalls cannot hide what
 it has others wait for.
@@ -157,7 +157,8 @@ async fn measured(
     let mut group = Group::new(&Context::background());
     match args.work {
         Work::Uncontended => pairs::spawn(&mut group, bench, bench.workers).await,
-        Work::Contended | Work::Handoff | Work::Queue => pairs::spawn(&mut group, bench, 1).await,
+        Work::Contended | Work::Handoff => pairs::spawn(&mut group, bench, 1).await,
+        Work::Queue => pairs::spawn_queue(&mut group, bench).await,
         Work::Sessions => sessions::spawn(&mut group, bench).await,
         Work::Observe => observers::spawn(&mut group, bench).await,
     }

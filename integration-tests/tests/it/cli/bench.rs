@@ -11,7 +11,7 @@ async fn each_work_is_measured_and_leaves_nothing() {
         ("handoff", "handoff"),
         ("queue", "handoff"),
         ("sessions", "opened"),
-        ("observe", "told_all"),
+        ("observe", "observed_by_all"),
     ];
     for (work, time) in works {
         let args = ["bench", "--work", work, "--workers", "4", "--seconds", "1", "-o", "json"];

@@ -15,7 +15,7 @@ struct Proclamation {
     value: Mutex<(u64, Instant)>,
     /// How many have not heard of it.
     left: AtomicUsize,
-    all_observed: Notify,
+    observed_by_all: Notify,
 }
 
 /// Starts the leader and its observers.
@@ -23,7 +23,7 @@ pub(super) async fn spawn(group: &mut Group<Spoilt>, bench: &Bench) {
     let stage = Arc::new(Proclamation {
         value: Mutex::new((0, Instant::now())),
         left: AtomicUsize::new(bench.workers),
-        all_observed: Notify::new(),
+        observed_by_all: Notify::new(),
     });
     let leads = leads(bench.clone(), Arc::clone(&stage));
     if group.spawn(|_| leads).await.is_err() {
@@ -44,7 +44,7 @@ async fn leads(bench: Bench, stage: Arc<Proclamation>) -> Result<(), Spoilt> {
     let mut leadership = election.campaign(&bench.ctx, 0_u64.to_be_bytes()).await?;
     for value in 1_u64.. {
         tokio::select! {
-            () = stage.all_observed.notified() => {}
+            () = stage.observed_by_all.notified() => {}
             _ = bench.ctx.cancelled() => break,
         }
         stage.left.store(bench.workers, Ordering::SeqCst);
@@ -79,7 +79,7 @@ async fn observes(bench: Bench, worker: usize, stage: Arc<Proclamation>) -> Resu
         bench.recorder.record(&[(TimeKind::Observed, proclaimed.elapsed())]);
         if stage.left.fetch_sub(1, Ordering::SeqCst) == 1 {
             bench.recorder.record(&[(TimeKind::ObservedByAll, proclaimed.elapsed())]);
-            stage.all_observed.notify_one();
+            stage.observed_by_all.notify_one();
         }
     }
 }

@@ -8,8 +8,8 @@ use std::{
     time::Duration,
 };
 
-use lockd_client::{FencingToken, Group};
-use tokio::time::{Instant, sleep_until};
+use lockd_client::{Client, FencingToken, Group};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{Bench, Spoilt, recorder::TimeKind};
 
@@ -23,20 +23,59 @@ struct BenchLock {
     released: Mutex<Option<Instant>>,
 }
 
+/// How often it is asked how long the queue is.
+const QUEUE_INTERVAL: Duration = Duration::from_millis(50);
+
 /// Starts the workers, each of which uses one of so many locks.
 pub(super) async fn spawn(group: &mut Group<Spoilt>, bench: &Bench, locks: usize) {
     let lanes: Vec<_> =
         (0..locks).map(|n| Arc::new(BenchLock::new(format!("{}{n}", bench.prefix)))).collect();
     for (worker, lane) in (0..bench.workers).zip(lanes.iter().cycle()) {
-        let (bench, lane) = (bench.clone(), Arc::clone(lane));
+        let begins = begins(bench.clone(), worker, Arc::clone(lane));
         // It fails once a worker has, which says why.
-        if group.spawn(|_| work(bench, worker, lane)).await.is_err() {
+        if group.spawn(|_| begins).await.is_err() {
             return;
         }
     }
 }
 
-async fn work(bench: Bench, worker: usize, lane: Arc<BenchLock>) -> Result<(), Spoilt> {
+/// Starts the workers of one lock, which have all begun as soon as its queue is as long as it gets:
+/// until each of very many has held the lock takes minutes.
+pub(super) async fn spawn_queue(group: &mut Group<Spoilt>, bench: &Bench) {
+    let Some(client) = bench.client(0) else { return };
+    // A server that does not answer fails the workers as well.
+    let others = client.status().await.map_or(0, |status| status.waiters);
+    let fills = fills(bench.clone(), client, others);
+    if group.spawn(|_| fills).await.is_err() {
+        return;
+    }
+    let lane = Arc::new(BenchLock::new(format!("{}0", bench.prefix)));
+    for worker in 0..bench.workers {
+        let works = work(bench.clone(), worker, Arc::clone(&lane));
+        if group.spawn(|_| works).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Watches the queue grow. The waiters of other clients are taken to be as many as before.
+async fn fills(bench: Bench, client: Client, others: u64) -> Result<(), Spoilt> {
+    // Some are served at any moment: they have released, or are granted the lock.
+    let served = (bench.workers / 100 + 2).min(bench.workers);
+    while bench.ctx.cause().is_none() {
+        let waiters = client.status().await?.waiters.saturating_sub(others);
+        let waiters = usize::try_from(waiters).unwrap_or(usize::MAX).min(bench.workers - served);
+        if waiters + served == bench.workers {
+            bench.recorder.are_at_it(bench.workers);
+            break;
+        }
+        bench.recorder.are_at_it(waiters);
+        sleep(QUEUE_INTERVAL).await;
+    }
+    Ok(())
+}
+
+async fn begins(bench: Bench, worker: usize, lane: Arc<BenchLock>) -> Result<(), Spoilt> {
     let Some(client) = bench.client(worker) else { return Ok(()) };
     // It has a session, and a place among the others.
     let Some(first) = bench.unless_over(client.lock(&lane.name).acquire(&bench.ctx).await)? else {
@@ -44,6 +83,11 @@ async fn work(bench: Bench, worker: usize, lane: Arc<BenchLock>) -> Result<(), S
     };
     bench.recorder.is_at_it();
     first.release().await?;
+    work(bench, worker, lane).await
+}
+
+async fn work(bench: Bench, worker: usize, lane: Arc<BenchLock>) -> Result<(), Spoilt> {
+    let Some(client) = bench.client(worker) else { return Ok(()) };
     let mut pace = Pace::new(&bench, worker);
     while let Some(due) = pace.next(&bench).await {
         let asked = Instant::now();

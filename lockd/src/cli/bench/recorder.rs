@@ -38,8 +38,8 @@ impl TimeKind {
             Self::Release => "release",
             Self::Pair => "pair",
             Self::Handoff => "handoff",
-            Self::Observed => "told",
-            Self::ObservedByAll => "told all",
+            Self::Observed => "observed",
+            Self::ObservedByAll => "observed by all",
             Self::Opened => "opened",
         }
     }
@@ -98,6 +98,14 @@ impl Recorder {
     /// A worker has begun its work.
     pub(super) fn is_at_it(&self) {
         if self.at_it.fetch_add(1, Ordering::Relaxed) + 1 == self.workers {
+            self.all_at_it.notify_one();
+        }
+    }
+
+    /// So many workers have begun.
+    pub(super) fn are_at_it(&self, count: usize) {
+        self.at_it.store(count, Ordering::Relaxed);
+        if count == self.workers {
             self.all_at_it.notify_one();
         }
     }
