@@ -33,14 +33,16 @@ pub trait Log: Send + 'static {
     /// What this log is and can do.
     fn profile(&self) -> &Profile;
 
-    /// Whether a lane can take a record at this moment. There are [`Profile::lanes`] of them.
+    /// Whether a lane can take a record at this moment: this replica is live, and what was appended on
+    /// the lane before has been delivered, or refused. There are [`Profile::lanes`] of them.
     fn is_idle(&self, lane: usize) -> bool;
 
     /// Appends a record on an idle lane, exactly once however often attempts are repeated. It comes
     /// back as [`Event::Record`] where it lands, or as [`Event::Refused`] if it never will.
     ///
     /// # Errors
-    /// There is no room for a record of this kind, or the log has stopped: nothing was appended.
+    /// The lane is not idle, the record is larger than is allowed, there is no room for one of its kind,
+    /// or the log has stopped: nothing was appended.
     fn append(&mut self, lane: usize, draft: Draft) -> Result<(), LogError>;
 
     /// The next event, in order. The events that rebuild the state come first: [`Event::Reset`], then

@@ -322,7 +322,7 @@ impl EtcdLog {
         let operations = usize::try_from(draft.operations).unwrap_or(usize::MAX);
         let bytes = draft.bytes.len();
         if operations == 0 || operations > MAX_OPERATIONS || bytes > MAX_RECORD_BYTES {
-            return Err(LogError::Broken(format!(
+            return Err(LogError::Unavailable(format!(
                 "a record of {operations} operations and {bytes} bytes is not one that a log takes"
             )));
         }

@@ -102,6 +102,8 @@ pub struct Journal {
     /// What was there at the opening and is not delivered yet.
     replay: Option<Replay>,
     events: VecDeque<Event>,
+    /// Whether a record was appended that is not delivered yet.
+    is_busy: bool,
     /// Segments before the open one: number, last place, size.
     closed: VecDeque<(u64, Position, u64)>,
     floor: Position,
@@ -158,6 +160,7 @@ impl Journal {
             keeper,
             replay: Some(opened.replay),
             events: VecDeque::new(),
+            is_busy: false,
             closed: closed.collect(),
             floor: opened.floor,
             finished: opened.checkpoints,
@@ -197,12 +200,15 @@ impl Log for Journal {
     }
 
     fn is_idle(&self, lane: usize) -> bool {
-        lane == 0
+        lane == 0 && !self.is_busy && self.is_ready().is_ok()
     }
 
     /// At the end of a segment this syncs what was appended before, in order to enter the next.
     fn append(&mut self, lane: usize, draft: Draft) -> Result<(), LogError> {
         self.is_ready()?;
+        if lane != 0 || self.is_busy {
+            return Err(LogError::Unavailable(format!("lane {lane} has a record under way")));
+        }
         let operations = self.is_valid(&draft)?;
         self.space.admits(draft.room)?;
         if self.writer.is_over(draft.bytes.len()) {
@@ -214,6 +220,7 @@ impl Log for Journal {
         self.growth.add(self.writer.last(), frame::size(draft.bytes.len()) as u64);
         let record = Delivered { at, author: self.me, lane: Some(lane), bytes: draft.bytes };
         self.events.push_back(Event::Record(record));
+        self.is_busy = true;
         Ok(())
     }
 

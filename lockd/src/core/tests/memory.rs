@@ -17,6 +17,7 @@ use crate::{
 pub(super) struct MemoryLog {
     profile: Profile,
     next: Position,
+    is_busy: bool,
     events: VecDeque<Event>,
     waker: Option<Waker>,
 }
@@ -25,7 +26,7 @@ impl MemoryLog {
     pub(super) fn new() -> Self {
         let profile = Profile { name: "memory", lanes: 1, is_shared: false };
         let events = VecDeque::from([Event::Reset, Event::Live(ReplicaId(7))]);
-        Self { profile, next: Position(1), events, waker: None }
+        Self { profile, next: Position(1), is_busy: false, events, waker: None }
     }
 
     fn push(&mut self, event: Event) {
@@ -41,13 +42,13 @@ impl Log for MemoryLog {
         &self.profile
     }
 
-    fn is_idle(&self, _: usize) -> bool {
-        true
+    fn is_idle(&self, lane: usize) -> bool {
+        lane == 0 && !self.is_busy
     }
 
     fn append(&mut self, lane: usize, draft: Draft) -> Result<(), LogError> {
         let (at, author) = (self.next, ReplicaId(7));
-        self.next = self.next.after(u64::from(draft.operations));
+        (self.next, self.is_busy) = (self.next.after(u64::from(draft.operations)), true);
         let record = Delivered { at, author, lane: Some(lane), bytes: draft.bytes };
         // Other events may come before a record that was appended.
         self.push(Event::Barrier(u64::MAX));
@@ -57,7 +58,10 @@ impl Log for MemoryLog {
 
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
         match self.events.pop_front() {
-            Some(event) => Poll::Ready(event),
+            Some(event) => {
+                self.is_busy &= !matches!(event, Event::Record(_));
+                Poll::Ready(event)
+            }
             None => {
                 self.waker = Some(cx.waker().clone());
                 Poll::Pending

@@ -29,7 +29,9 @@ impl Journal {
             }
         }
         drop(self.collect());
-        self.events.pop_front()
+        let event = self.events.pop_front();
+        self.is_busy &= !matches!(event, Some(Event::Record(_)));
+        event
     }
 
     /// Takes note of something that is read again.

@@ -10,7 +10,7 @@ use super::{
         survey,
     },
     machine::{Fault, Machine},
-    story::{Read, SEGMENT, draft, events, next, open, reopen},
+    story::{Read, SEGMENT, draft, events, next, open, put, reopen},
 };
 use crate::{
     log::{Event, Floor, Log as _, LogError, Room},
@@ -20,9 +20,8 @@ use crate::{
 /// Appends a record for each of these, and syncs them together.
 fn group(journal: &mut Journal, payloads: &[&'static str]) -> Position {
     for payload in payloads {
-        journal.append(0, draft(1, *payload)).unwrap();
+        put(journal, draft(1, *payload));
     }
-    events(journal);
     journal.sync().unwrap()
 }
 
@@ -453,7 +452,5 @@ fn a_restored_folder_continues_far_away() {
     let mut journal = super::story::open_with(&machine, options).unwrap();
     assert_eq!(Read::of(events(&mut journal)).unwrap().payloads(), ["one"]);
     let draft = crate::log::Draft { room: Room::Reserve, ..draft(1, "two") };
-    journal.append(0, draft).unwrap();
-    let Some(Event::Record(record)) = next(&mut journal) else { panic!() };
-    assert_eq!(record.at, Position((1 << 40) + 2));
+    assert_eq!(put(&mut journal, draft), Position((1 << 40) + 2));
 }

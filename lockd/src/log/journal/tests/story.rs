@@ -48,6 +48,23 @@ pub(super) fn events(journal: &mut Journal) -> Vec<Event> {
     std::iter::from_fn(|| next(journal)).collect()
 }
 
+/// Appends a record and takes its delivery.
+pub(super) fn try_put(journal: &mut Journal, draft: Draft) -> Result<Position, LogError> {
+    journal.append(0, draft)?;
+    loop {
+        match next(journal) {
+            Some(Event::Record(record)) => return Ok(record.at),
+            Some(Event::Failed(error)) => return Err(error),
+            Some(_) => {}
+            None => panic!("a record that was appended is not delivered"),
+        }
+    }
+}
+
+pub(super) fn put(journal: &mut Journal, draft: Draft) -> Position {
+    try_put(journal, draft).unwrap()
+}
+
 pub(super) fn draft(operations: u32, bytes: impl Into<Bytes>) -> Draft {
     Draft { operations, bytes: bytes.into(), room: Room::Ordinary, floor: None }
 }
