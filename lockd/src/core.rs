@@ -27,6 +27,7 @@ mod notify;
 mod nudges;
 pub mod observe;
 pub mod outbox;
+mod restored;
 mod sessions;
 pub mod status;
 mod streams;
@@ -50,6 +51,7 @@ use self::{
     look::Looks,
     nudges::Nudges,
     observe::Observers,
+    restored::Hold,
     status::Status,
     streams::Streams,
     timers::{Due, Timer, Timers},
@@ -127,6 +129,7 @@ pub struct Core<L> {
     /// This replica's name in the log; `None` until the log has been read.
     me: Option<ReplicaId>,
     restore: Restore,
+    hold: Hold,
     parts: Parts,
     inputs: mpsc::Receiver<Input>,
     nudges: Nudges,
@@ -183,6 +186,7 @@ impl<L: Log> Core<L> {
             state: State::default(),
             me: None,
             restore: Restore::default(),
+            hold: Hold::default(),
             parts,
             inputs,
             nudges,
@@ -345,6 +349,7 @@ impl<L: Log> Core<L> {
     fn tick(&mut self) {
         self.timers.set(Timer::Tick, self.now + TICK, Due::Itself);
         self.must_settle = true;
+        self.look_at_hold();
         self.cut_off_slow_streams();
         self.give_up_old_tickets();
         if let Some(error) = self.not_fresh() {
@@ -445,7 +450,7 @@ impl<L: Log> Core<L> {
         if self.draining {
             return Some(Error::Draining);
         }
-        self.not_fresh()
+        self.not_fresh().or_else(|| self.held_back().map(Error::Restored))
     }
 
     /// Why this replica answers no question at this moment, if so.

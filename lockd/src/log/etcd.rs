@@ -257,6 +257,10 @@ impl EtcdLog {
                 self.life = self.life.filter(|life| life.id != replica);
                 Event::Left { at, replica }
             }
+            Item::Restored(at) => {
+                self.delivered = at;
+                Event::Restored { at }
+            }
             Item::Live(life) => {
                 for lane in &mut self.lanes {
                     (lane.number, lane.is_busy) = (1, false);

@@ -2,14 +2,16 @@
 
 use std::{
     collections::VecDeque,
+    sync::Arc,
     task::{Context, Poll, Waker},
 };
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 
 use crate::{
     log::{Delivered, Draft, Event, Floor, Log, LogError, Profile, Standing},
-    record::{Position, ReplicaId},
+    record::{Operation, Position, Record, ReplicaId},
 };
 
 /// A log that nothing outlives.
@@ -20,13 +22,28 @@ pub(super) struct MemoryLog {
     is_busy: bool,
     events: VecDeque<Event>,
     waker: Option<Waker>,
+    trimmed: Arc<Mutex<Option<Floor>>>,
 }
 
 impl MemoryLog {
     pub(super) fn new() -> Self {
         let profile = Profile { name: "memory", lanes: 1, is_shared: false };
         let events = VecDeque::from([Event::Reset, Event::Live(ReplicaId(7))]);
-        Self { profile, next: Position(1), is_busy: false, events, waker: None }
+        let trimmed = Arc::default();
+        Self { trimmed, profile, next: Position(1), is_busy: false, events, waker: None }
+    }
+
+    /// One in which these records are followed by an accepted restore, and the floor to which it is trimmed.
+    pub(super) fn restored(operations: Vec<Operation>) -> (Self, Arc<Mutex<Option<Floor>>>) {
+        let mut log = Self::new();
+        let bytes = Record { digest: None, operations }.encode().unwrap().into();
+        let record = Delivered { at: Position(1), author: ReplicaId(1), lane: None, bytes };
+        let at = Position(1 << 40);
+        log.events.insert(1, Event::Record(record));
+        log.events.insert(2, Event::Restored { at });
+        log.next = at.after(1);
+        let trimmed = log.trimmed.clone();
+        (log, trimmed)
     }
 
     fn push(&mut self, event: Event) {
@@ -89,11 +106,13 @@ impl Log for MemoryLog {
         Ok(())
     }
 
-    fn finish_checkpoint(&mut self, _: Position) -> Result<(), LogError> {
+    fn finish_checkpoint(&mut self, floor: Position) -> Result<(), LogError> {
+        self.push(Event::Checkpoint { floor, which: 1, chunks: 1 });
         Ok(())
     }
 
-    fn trim(&mut self, _: &Floor) -> Result<(), LogError> {
+    fn trim(&mut self, floor: &Floor) -> Result<(), LogError> {
+        *self.trimmed.lock() = Some(*floor);
         Ok(())
     }
 }

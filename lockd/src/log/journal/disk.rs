@@ -11,7 +11,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{AtFlags, Dir, FallocateFlags, FlockOperation, Mode, OFlags},
+    fs::{AtFlags, Dir, FlockOperation, Mode, OFlags},
     io::Errno,
 };
 
@@ -167,12 +167,15 @@ impl Folder for Disk {
         Ok(true)
     }
 
-    fn is_in_place(&self) -> bool {
+    fn is_in_place(&self, name: &str, file: &dyn File) -> bool {
         let at_path = rustix::fs::stat(&self.path).map(|found| (found.st_dev, found.st_ino));
         let open = rustix::fs::fstat(&self.folder).map(|found| (found.st_dev, found.st_ino));
-        at_path.is_ok() && at_path == open && self.holds(LOCK, &self.lock)
+        let is_there = at_path.is_ok() && at_path == open;
+        is_there && self.holds(LOCK, &self.lock) && self.holds(name, file)
     }
+}
 
+impl Disk {
     fn holds(&self, name: &str, file: &dyn File) -> bool {
         let flags = AtFlags::SYMLINK_NOFOLLOW;
         let Ok(found) = rustix::fs::statat(&self.folder, name, flags) else { return false };
@@ -191,14 +194,6 @@ impl File for Opened {
 
     fn write_at(&self, buffer: &[u8], offset: u64) -> io::Result<()> {
         self.0.write_all_at(buffer, offset)
-    }
-
-    fn allocate(&self, bytes: u64) -> io::Result<()> {
-        match rustix::fs::fallocate(&self.0, FallocateFlags::empty(), 0, bytes) {
-            // Then the zeros find out whether there is room.
-            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
-            Err(errno) => Err(errno.into()),
-        }
     }
 
     fn sync(&self) -> io::Result<()> {

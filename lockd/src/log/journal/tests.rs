@@ -8,4 +8,5 @@ mod frames;
 mod full;
 mod machine;
 mod records;
+mod restored;
 mod story;

@@ -387,14 +387,13 @@ impl Folder for Machine {
         Ok(self.0.lock().unwrap().claimed.insert(journal))
     }
 
-    fn is_in_place(&self) -> bool {
-        self.0.lock().unwrap().is_in_place
-    }
-
-    fn holds(&self, name: &str, file: &dyn File) -> bool {
-        let inode = self.0.lock().unwrap().names.get(name).copied();
+    fn is_in_place(&self, name: &str, file: &dyn File) -> bool {
+        let (is_in_place, inode) = {
+            let state = self.0.lock().unwrap();
+            (state.is_in_place, state.names.get(name).copied())
+        };
         let inode = inode.map(|inode| (0, u64::try_from(inode).unwrap()));
-        inode.is_some() && file.identity().unwrap() == inode
+        is_in_place && inode.is_some() && file.identity().unwrap() == inode
     }
 }
 
@@ -428,17 +427,6 @@ impl File for Handle {
             state.step()?;
             state.writes += 1;
             state.write(self.inode, buffer, offset)
-        })
-    }
-
-    fn allocate(&self, bytes: u64) -> io::Result<()> {
-        self.with(|state| {
-            let has = u64::try_from(state.inodes[self.inode].cached.len()).unwrap();
-            let room = state.room.saturating_sub(state.used());
-            if bytes.saturating_sub(has) > room {
-                return Err(ErrorKind::StorageFull.into());
-            }
-            Ok(())
         })
     }
 

@@ -33,7 +33,7 @@ pub(super) fn open(machine: &Machine) -> Result<Journal, LogError> {
 pub(super) fn open_with(machine: &Machine, options: Options) -> Result<Journal, LogError> {
     let folder: Arc<dyn Folder> = Arc::new(machine.clone());
     let opened = opening::open(&folder, &options)?;
-    Journal::new("embedded", folder, options, (opened, |hands| Ok(Keeper::at_once(hands))))
+    Journal::new("embedded", options, opened, Keeper::at_once(folder))
 }
 
 pub(super) fn next(journal: &mut Journal) -> Option<Event> {
@@ -82,6 +82,8 @@ pub(super) struct Read {
     pub(super) chunks: Vec<Bytes>,
     pub(super) floor: Option<Floor>,
     pub(super) records: Vec<(Position, Bytes)>,
+    /// Restores, and how many records came before each.
+    pub(super) restored: Vec<(usize, Position)>,
 }
 
 impl Read {
@@ -100,6 +102,7 @@ impl Read {
                 Event::Record(Delivered { at, lane: None, bytes, .. }) => {
                     read.records.push((at, bytes));
                 }
+                Event::Restored { at } => read.restored.push((read.records.len(), at)),
                 Event::Live(_) => is_live = true,
                 other => panic!("{other:?}"),
             }
