@@ -46,8 +46,8 @@ use bytes::Bytes;
 use lockd_proto::clock::{Clock, Instant};
 
 use self::{
-    checkpoint::Writing, disk::Disk, floor::Floors, folder::Folder, keeper::Keeper,
-    opening::Opened, replay::Replay, room::Space, upkeep::Finished, void::Void, writer::Writer,
+    checkpoint::Writing, disk::Disk, floor::Floors, folder::Folder, keeper::Keeper, replay::Replay,
+    room::Space, upkeep::DurableCheckpoint, void::Void, writer::Writer,
 };
 use super::{Delivered, Draft, Event, Floor, Log, LogError, Profile, Standing};
 use crate::record::{Position, ReplicaId};
@@ -97,7 +97,7 @@ pub struct Journal {
     /// Segments before the open one: number, last place, size.
     closed: VecDeque<(u64, Position, u64)>,
     floors: Floors,
-    finished: Vec<Finished>,
+    finished: Vec<DurableCheckpoint>,
     checkpoint_bytes: u64,
     writing: Option<Writing>,
     /// Bytes of records that were appended or read, and of those that the floor makes needless.
@@ -115,9 +115,8 @@ impl Journal {
     /// a file is damaged or missing, which is named.
     pub fn open(folder: &Path, options: Options) -> Result<Self, LogError> {
         let folder: Arc<dyn Folder> = Arc::new(Disk::open(folder)?);
-        let opened = opening::open(&folder, &options)?;
         let keeper = Keeper::thread(folder.clone()).map_err(refusal::unusable(&*folder, ""))?;
-        Self::new("embedded", options, opened, keeper)
+        opening::open("embedded", options, keeper)
     }
 
     /// A journal that is gone when the process is.
@@ -125,44 +124,7 @@ impl Journal {
     /// # Errors
     /// The system has no random numbers.
     pub fn in_memory(clock: Clock) -> Result<Self, LogError> {
-        let folder: Arc<dyn Folder> = Arc::new(Void);
-        let options = Options::new(clock);
-        let opened = opening::open(&folder, &options)?;
-        Self::new("memory", options, opened, Keeper::at_once(folder))
-    }
-
-    fn new(
-        name: &'static str,
-        options: Options,
-        opened: Opened,
-        keeper: Keeper,
-    ) -> Result<Self, LogError> {
-        let closed = opened.links.iter().map(|it| (it.header.number, it.end.last, it.header.bytes));
-        let finished = opened.checkpoints.iter().map(|name| Finished { name: *name, logged: 0 });
-        let mut journal = Self {
-            profile: Profile { name, lanes: 1, is_shared: false },
-            checked: options.clock.now(),
-            clock: options.clock,
-            id: opened.journal,
-            me: opened.me,
-            folder: keeper.folder(),
-            writer: opened.writer,
-            space: opened.space,
-            keeper,
-            replay: Some(opened.replay),
-            events: VecDeque::new(),
-            is_busy: false,
-            closed: closed.collect(),
-            floors: opened.floors,
-            finished: finished.collect(),
-            checkpoint_bytes: opened.checkpoint_bytes,
-            writing: None,
-            logged: 0,
-            below_floor: 0,
-            failed: None,
-        };
-        journal.tend()?;
-        Ok(journal)
+        opening::open("memory", Options::new(clock), Keeper::at_once(Arc::new(Void)))
     }
 
     /// Which journal this is. A copy of its folder has the same id.

@@ -15,7 +15,10 @@ use rustix::{
     io::Errno,
 };
 
-use super::folder::{File, Folder};
+use super::{
+    folder::{File, Folder},
+    refusal,
+};
 use crate::log::LogError;
 
 const LOCK: &str = "lockd.pid";
@@ -38,14 +41,7 @@ struct Opened(std::fs::File);
 impl Disk {
     /// Takes possession of a folder, which is made if it is not there.
     pub(super) fn open(path: &Path) -> Result<Self, LogError> {
-        let unusable = |path: &Path| {
-            let path = path.display().to_string();
-            move |error: io::Error| {
-                LogError::Broken(format!(
-                    "\"{path}\" can't be used: {error}; give lockd a folder that it may read and write, with --data-dir"
-                ))
-            }
-        };
+        let unusable = |path: &Path| refusal::unusable_at(path.display().to_string());
         std::fs::create_dir_all(path).map_err(unusable(path))?;
         let before = BEFORE.into_iter().find(|name| path.join(name).exists());
         if let Some(before) = before {

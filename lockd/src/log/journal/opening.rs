@@ -5,23 +5,25 @@
 //! (J9). The new segment continues at a place beyond any that may have been seen (J4b), and has in
 //! it what can be read but may not be durable (J12).
 
-use std::{io, sync::Arc};
+use std::{collections::VecDeque, io};
 
 use super::{
-    Options,
+    Journal, Options,
     checkpoint::{Chunks, Name},
     floor::{self, Floors, Kept},
     folder::{self, Folder},
+    keeper::Keeper,
     mark::{self, Mark, Marked},
     refusal,
     replay::Replay,
     room::{self, RESERVE, SPARES, Space},
-    segment::{self, Era, Header},
+    segment::{self, AcceptedRestore, Header},
     survey::{self, Link, Survey},
+    upkeep::DurableCheckpoint,
     writer::{self, Open, Writer},
 };
 use crate::{
-    log::LogError,
+    log::{LogError, Profile},
     record::{Position, ReplicaId},
 };
 
@@ -31,25 +33,14 @@ const JUMP: u64 = 1 << 20;
 /// The same where a restore from a backup is accepted: what was granted since is not known.
 const RESTORED_JUMP: u64 = 1 << 40;
 
-/// An open journal, in parts.
-pub(super) struct Opened {
-    pub(super) journal: u128,
-    pub(super) writer: Writer,
-    pub(super) replay: Replay,
-    pub(super) space: Space,
-    pub(super) floors: Floors,
-    /// The segments before the open one, oldest first.
-    pub(super) links: Vec<Link>,
-    /// The checkpoints that are finished.
-    pub(super) checkpoints: Vec<Name>,
-    /// The size of the checkpoint in force.
-    pub(super) checkpoint_bytes: u64,
-    pub(super) me: ReplicaId,
-}
-
 /// Opens the journal in a folder, and makes it if the folder has none. Everything that is needed is read
 /// and verified before anything is changed.
-pub(super) fn open(folder: &Arc<dyn Folder>, options: &Options) -> Result<Opened, LogError> {
+pub(super) fn open(
+    name: &'static str,
+    options: Options,
+    keeper: Keeper,
+) -> Result<Journal, LogError> {
+    let folder = &keeper.folder();
     let unusable = refusal::unusable(&**folder, "");
     let (mut mark, floors) = identify(&**folder)?;
     let (marked, kept) = (mark.said(), floors.newest());
@@ -74,29 +65,43 @@ pub(super) fn open(folder: &Arc<dyn Folder>, options: &Options) -> Result<Opened
     let mut space = Space::new(options.segment_bytes);
     let checkpoints = tidy(&**folder, kept, &found, &mut space).map_err(&unusable)?;
     let floor = kept.map_or(Position(0), |kept| kept.floor.at);
-    let header = header(&**folder, options, (&found, floor, marked))?;
+    let header = header(&**folder, &options, (&found, floor, marked))?;
     let begun = begin(&**folder, header, &found, &mut space);
-    let name = segment::name(header.number);
-    let begun = begun.map_err(refusal::unusable(&**folder, &name))?;
+    let begun = begun.map_err(refusal::unusable(&**folder, &segment::name(header.number)))?;
     // From here on a segment that is missing is missed, seal or no seal (J11).
     let said = Marked { segment: begun.header.number, position: header.base, ..marked };
     let said = mark.write(said).and_then(|()| mark.sync());
     said.map_err(refusal::unusable(&**folder, mark::NAME))?;
     fill(&**folder, &mut space).map_err(&unusable)?;
-    let is_needed = begun.end.offset > segment::START || header.era.since > floor;
+    let is_needed = begun.end.offset > segment::START || header.restore.since > floor;
     let link = is_needed.then_some(Link { header: begun.header, end: begun.end });
     let links = found.links.iter().copied().chain(link).collect();
-    Ok(Opened {
-        journal: marked.journal,
-        replay: Replay::new(folder.clone(), kept, links, me),
+    let closed = found.links.iter().map(|it| (it.header.number, it.end.last, it.header.bytes));
+    let finished = checkpoints.into_iter().map(|name| DurableCheckpoint { name, logged: 0 });
+    let mut journal = Journal {
+        profile: Profile { name, lanes: 1, is_shared: false },
+        checked: options.clock.now(),
+        clock: options.clock,
+        id: marked.journal,
+        me,
         writer: Writer::new(folder.clone(), mark, begun),
         space,
+        replay: Some(Replay::new(folder.clone(), kept, links, me)),
+        events: VecDeque::new(),
+        is_busy: false,
+        closed: closed.collect(),
         floors,
-        links: found.links,
-        checkpoints,
+        finished: finished.collect(),
         checkpoint_bytes,
-        me,
-    })
+        writing: None,
+        logged: 0,
+        below_floor: 0,
+        failed: None,
+        folder: folder.clone(),
+        keeper,
+    };
+    journal.tend()?;
+    Ok(journal)
 }
 
 /// Finds out which journal is in a folder.
@@ -185,8 +190,8 @@ fn header(
     options: &Options,
     (found, floor, marked): (&Survey, Position, Marked),
 ) -> Result<Header, LogError> {
-    let accepted = options.accept_restored.as_deref().map(Era::hash);
-    let accepted = accepted.filter(|name| *name != found.era.name);
+    let accepted = options.accept_restored.as_deref().map(AcceptedRestore::hash);
+    let accepted = accepted.filter(|name| *name != found.restore.name);
     let jump = match (found.newest, accepted) {
         (0, _) => 0,
         (_, Some(_)) => RESTORED_JUMP,
@@ -205,7 +210,7 @@ fn header(
         bytes: options.segment_bytes.max(writer::needed(&found.carried)),
         base,
         // A name that a new journal is begun with belongs to a restore of before.
-        era: accepted.map_or(found.era, |name| Era { name, since: base }),
+        restore: accepted.map_or(found.restore, |name| AcceptedRestore { name, since: base }),
         durable: carried.or(found.after.map(|end| end.last)).unwrap_or_default(),
         after: found.after,
     })

@@ -23,7 +23,11 @@ pub(super) fn missing(folder: &dyn Folder, name: &str, what: &str) -> LogError {
 
 /// A file can't be read or written when the journal is opened.
 pub(super) fn unusable(folder: &dyn Folder, name: &str) -> impl Fn(io::Error) -> LogError {
-    let path = folder.path(name);
+    unusable_at(folder.path(name))
+}
+
+/// As [`unusable`], before there is a folder.
+pub(super) fn unusable_at(path: String) -> impl Fn(io::Error) -> LogError {
     move |error| {
         if folder::is_full(&error) {
             return LogError::Full(format!("\"{path}\": {error}"));

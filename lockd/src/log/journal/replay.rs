@@ -107,7 +107,7 @@ impl Replay {
             held => held,
         };
         // A segment has records of before as well, which were carried over into it.
-        let since = reading.contents.header.era.since;
+        let since = reading.contents.header.restore.since;
         let is_before = record.as_ref().is_some_and(|record| record.at <= since);
         if since > self.restored && !is_before {
             (self.restored, self.held) = (since, record);

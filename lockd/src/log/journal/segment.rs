@@ -19,12 +19,12 @@ pub(super) const SEAL_BYTES: u64 = frame::size(16);
 
 const KIND: [u8; 8] = *b"lockdseg";
 
-/// The history that a segment belongs to. Another one begins where a restore is accepted.
+/// The restore from a backup that was accepted last; the default if none was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub(super) struct Era {
-    /// A hash of the name by which the restore was accepted; zero in the first era.
+pub(super) struct AcceptedRestore {
+    /// A hash of the name by which it was accepted.
     pub(super) name: u128,
-    /// Operations after this place belong to it.
+    /// Operations after this place came after it.
     pub(super) since: Position,
 }
 
@@ -43,7 +43,7 @@ pub(super) struct Header {
     /// Where this header is found, everything up to this place is durable: in the segments before
     /// it, or carried over into it.
     pub(super) durable: Position,
-    pub(super) era: Era,
+    pub(super) restore: AcceptedRestore,
     /// Where the segment before it ends: what lies behind that is dead, whatever it is.
     pub(super) after: Option<End>,
 }
@@ -68,7 +68,7 @@ pub(super) struct Contents {
     bytes: Vec<u8>,
 }
 
-impl Era {
+impl AcceptedRestore {
     pub(super) fn hash(name: &str) -> u128 {
         XxHash3_128::oneshot(name.as_bytes())
     }

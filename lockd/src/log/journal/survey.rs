@@ -6,7 +6,7 @@
 //! damage, if the mark says so, or if a later frame verifies and says that more than `E` was durable
 //! when it was framed. Otherwise what is behind `E` was never acknowledged, and is cut.
 
-use std::collections::BTreeMap;
+use std::io;
 
 use bytes::Bytes;
 
@@ -17,7 +17,7 @@ use super::{
     mark::Marked,
     refusal,
     sector::{SECTOR, UNVERIFIED},
-    segment::{self, Contents, End, Era, Header},
+    segment::{self, AcceptedRestore, Contents, End, Header},
 };
 use crate::{
     log::LogError,
@@ -45,8 +45,8 @@ pub(super) struct Survey {
     pub(super) replaced: Option<u64>,
     /// No place greater than this was in use.
     pub(super) highest: Position,
-    /// The era of the newest segment.
-    pub(super) era: Era,
+    /// What the newest segment says of it.
+    pub(super) restore: AcceptedRestore,
     /// The greatest number of a segment.
     pub(super) newest: u64,
 }
@@ -67,9 +67,6 @@ pub(super) struct Carried {
     pub(super) bytes: Bytes,
 }
 
-/// The headers that are there, by their numbers; what is wrong with those that can't be used.
-type Headers = BTreeMap<u64, Result<Header, &'static str>>;
-
 /// Finds the segments, and reads the last.
 pub(super) fn survey(
     folder: &dyn Folder,
@@ -77,27 +74,31 @@ pub(super) fn survey(
     floor: Option<Kept>,
 ) -> Result<Survey, LogError> {
     let first = floor.map_or(0, |kept| kept.first);
-    let (headers, dead) = headers(folder, marked, first)?;
-    let newest = headers.last_key_value().map_or(0, |(number, _)| *number);
+    let listed = folder.list().map_err(refusal::unusable(folder, ""))?;
+    let numbers: Vec<_> = listed.iter().filter_map(|name| segment::number(name)).collect();
+    let newest_below = |end| numbers.iter().copied().filter(|it| (first..end).contains(it)).max();
+    let mut newest = newest_below(u64::MAX).unwrap_or_default();
+    if newest > marked.segment && matches!(header(folder, newest, marked), Ok(Err(UNVERIFIED))) {
+        // It was being made. If the one before it is sealed, that is found when it is read.
+        newest = newest_below(newest).unwrap_or_default();
+    }
     if newest < marked.segment || (newest == 0 && floor.is_some()) {
         let name = segment::name(marked.segment.max(first));
         let what = "\"mark\" or \"floor\" says that it is there";
         return Err(refusal::missing(folder, &name, what));
     }
-    let mut chain = walk(folder, &headers, newest, first)?;
+    let mut chain = walk(folder, marked, (newest, first))?;
     let highest = chain.iter().map(|header| header.base).chain([marked.position]).max();
+    let is_needed = |number: &u64| chain.iter().any(|it| it.number == *number);
     let mut found = Survey {
-        era: chain.last().map(|header| header.era).unwrap_or_default(),
+        restore: chain.last().map(|header| header.restore).unwrap_or_default(),
         highest: highest.unwrap_or_default(),
-        newest: dead.iter().copied().chain([newest]).max().unwrap_or_default(),
-        dead,
+        newest: numbers.iter().copied().max().unwrap_or_default(),
+        dead: numbers.into_iter().filter(|number| !is_needed(number)).collect(),
         ..Survey::default()
     };
-    let is_dead = |number: &&u64| !chain.iter().any(|it| it.number == **number);
-    found.dead.extend(headers.keys().filter(is_dead));
     found.read_last(folder, marked, &mut chain)?;
-    let next = chain.iter().skip(1).filter_map(|header| header.after);
-    let ends = next.chain(found.after);
+    let ends = chain.iter().skip(1).filter_map(|header| header.after).chain(found.after);
     found.links =
         chain.iter().zip(ends).map(|(header, end)| Link { header: *header, end }).collect();
     if let Some(kept) = floor.filter(|kept| kept.floor.at > found.highest) {
@@ -107,67 +108,24 @@ pub(super) fn survey(
     Ok(found)
 }
 
-/// The headers from the first that is needed, and the segments whose headers do not count.
-fn headers(
-    folder: &dyn Folder,
-    marked: Marked,
-    first: u64,
-) -> Result<(Headers, Vec<u64>), LogError> {
-    let listed = folder.list().map_err(refusal::unusable(folder, ""))?;
-    let numbers = listed.iter().filter_map(|name| segment::number(name));
-    let (needed, mut dead): (Vec<_>, Vec<_>) = numbers.partition(|number| *number >= first);
-    let mut headers = Headers::new();
-    for number in needed {
-        headers.insert(number, header(folder, number, marked.journal)?);
-    }
-    if let Some(last) = headers.last_entry()
-        && *last.get() == Err(UNVERIFIED)
-        && *last.key() > marked.segment
-    {
-        // It was being made. If the one before it is sealed, that is found when it is read.
-        dead.push(last.remove_entry().0);
-    }
-    Ok((headers, dead))
-}
-
-fn header(
-    folder: &dyn Folder,
-    number: u64,
-    journal: u128,
-) -> Result<Result<Header, &'static str>, LogError> {
-    let name = segment::name(number);
-    let unusable = refusal::unusable(folder, &name);
-    let file = folder.open(&name).map_err(&unusable)?;
-    let bytes = file.bytes().map_err(&unusable)?;
-    let mut sector = vec![0; SECTOR];
-    if bytes < segment::START {
-        return Ok(Err("it is cut off"));
-    }
-    file.read_at(&mut sector, 0).map_err(&unusable)?;
-    Ok(Header::read(&sector).and_then(|header| match header {
-        _ if header.journal != journal => Err("it belongs to another journal than the mark"),
-        _ if header.number != number => Err("it has another number than its name"),
-        _ if header.bytes != bytes => Err("it is cut off"),
-        _ => Ok(header),
-    }))
-}
-
 /// Goes back from the newest segment to the first that is needed.
 fn walk(
     folder: &dyn Folder,
-    headers: &Headers,
-    newest: u64,
-    first: u64,
+    marked: Marked,
+    (newest, first): (u64, u64),
 ) -> Result<Vec<Header>, LogError> {
     let mut chain: Vec<Header> = Vec::new();
     let mut number = newest;
     while number != 0 {
         let name = segment::name(number);
         let damaged = |what: &str| Err(refusal::damaged(folder, &name, 0, what));
-        let header = match headers.get(&number) {
-            Some(Ok(header)) => *header,
-            Some(Err(what)) => return damaged(what),
-            None => return Err(refusal::missing(folder, &name, "the segment after it names it")),
+        let header = match header(folder, number, marked) {
+            Ok(Ok(header)) => header,
+            Ok(Err(what)) => return damaged(what),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(refusal::missing(folder, &name, "the segment after it names it"));
+            }
+            Err(error) => return Err(refusal::unusable(folder, &name)(error)),
         };
         let named = chain.last().and_then(|next| next.after).map(|after| after.id);
         if named.is_some_and(|id| id != header.id) {
@@ -185,6 +143,27 @@ fn walk(
     }
     chain.reverse();
     Ok(chain)
+}
+
+/// A segment's header; what is wrong with it if it can't be used.
+fn header(
+    folder: &dyn Folder,
+    number: u64,
+    marked: Marked,
+) -> io::Result<Result<Header, &'static str>> {
+    let file = folder.open(&segment::name(number))?;
+    let bytes = file.bytes()?;
+    if bytes < segment::START {
+        return Ok(Err("it is cut off"));
+    }
+    let mut sector = [0; SECTOR];
+    file.read_at(&mut sector, 0)?;
+    Ok(Header::read(&sector).and_then(|header| match header {
+        _ if header.journal != marked.journal => Err("it belongs to another journal than the mark"),
+        _ if header.number != number => Err("it has another number than its name"),
+        _ if header.bytes != bytes => Err("it is cut off"),
+        _ => Ok(header),
+    }))
 }
 
 impl Survey {
@@ -264,9 +243,10 @@ impl Survey {
     /// die, over and over, do not take a segment each (J14).
     fn divide(&mut self, contents: &Contents, proven: Position, end: u64) {
         let header = &contents.header;
-        // Where an era begins is said by its first segment.
-        let begins_era = header.era != Era::default() && header.era.since == header.base;
-        let is_little = self.empty.is_none() && !begins_era && end <= header.bytes / LITTLE;
+        // Where a restore was accepted is said by the first segment after it.
+        let begins_here =
+            header.restore != AcceptedRestore::default() && header.restore.since == header.base;
+        let is_little = self.empty.is_none() && !begins_here && end <= header.bytes / LITTLE;
         let mut at = header.start();
         let mut kept = at;
         while let Some(frame) = contents.next(&mut at, end) {

@@ -19,7 +19,7 @@ use crate::{
 
 /// A checkpoint that is durable.
 #[derive(Debug)]
-pub(super) struct Finished {
+pub(super) struct DurableCheckpoint {
     pub(super) name: Name,
     /// How much log there was when it was begun.
     pub(super) logged: u64,
@@ -213,7 +213,7 @@ impl Journal {
             Box::new(move |journal| {
                 journal.written(&name.file(), finished)?;
                 journal.checkpoint_bytes = bytes;
-                journal.finished.push(Finished { name, logged });
+                journal.finished.push(DurableCheckpoint { name, logged });
                 let Name { floor, which } = name;
                 journal.events.push_back(Event::Checkpoint { floor, which, chunks });
                 Ok(())
@@ -241,7 +241,7 @@ impl Journal {
                 remove.push(segment::name(number));
             }
         }
-        let needless = |it: &mut Finished| it.name != name && it.name.floor <= floor.at;
+        let needless = |it: &mut DurableCheckpoint| it.name != name && it.name.floor <= floor.at;
         remove.extend(self.finished.extract_if(.., needless).map(|it| it.name.file()));
         let open = self.writer.header().number;
         let first = self.closed.front().map_or(open, |(number, ..)| *number);

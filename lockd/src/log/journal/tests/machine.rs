@@ -223,10 +223,7 @@ impl State {
     /// One operation that a crash can come before.
     fn step(&mut self) -> io::Result<()> {
         self.operations += 1;
-        if let Some(mut forks) = self.forks.take() {
-            forks.push(self.clone());
-            self.forks = Some(forks);
-        }
+        self.fork_here();
         match self.fault {
             Fault::DeadAt(at) if self.operations >= at => Err(io::Error::other("dead")),
             Fault::ReadOnly => Err(ErrorKind::ReadOnlyFilesystem.into()),
@@ -236,8 +233,23 @@ impl State {
 
     fn fork_here(&mut self) {
         if let Some(mut forks) = self.forks.take() {
+            self.forget_unnamed();
             forks.push(self.clone());
             self.forks = Some(forks);
+        }
+    }
+
+    /// Forgets what is in files that have no name any more, and can have none after a power failure.
+    fn forget_unnamed(&mut self) {
+        let named: BTreeSet<usize> = [&self.names, &self.durable_names]
+            .into_iter()
+            .chain(&self.pending)
+            .flat_map(|names| names.values().copied())
+            .collect();
+        for (number, inode) in self.inodes.iter_mut().enumerate() {
+            if !named.contains(&number) && !inode.cached.is_empty() {
+                *inode = Inode::default();
+            }
         }
     }
 

@@ -32,8 +32,7 @@ pub(super) fn open(machine: &Machine) -> Result<Journal, LogError> {
 
 pub(super) fn open_with(machine: &Machine, options: Options) -> Result<Journal, LogError> {
     let folder: Arc<dyn Folder> = Arc::new(machine.clone());
-    let opened = opening::open(&folder, &options)?;
-    Journal::new("embedded", options, opened, Keeper::at_once(folder))
+    opening::open("embedded", options, Keeper::at_once(folder))
 }
 
 pub(super) fn next(journal: &mut Journal) -> Option<Event> {
@@ -188,7 +187,7 @@ impl Story {
         Ok(())
     }
 
-    fn settle(&mut self) -> Result<(), LogError> {
+    pub(super) fn settle(&mut self) -> Result<(), LogError> {
         let durable = self.journal().settle()?;
         self.known.is_acknowledged(durable);
         Ok(())
@@ -201,6 +200,7 @@ impl Story {
 
     fn checkpoint(&mut self) -> Result<(), LogError> {
         self.sync()?;
+        self.known.forget_below_floor();
         let at = self.known.last();
         if at == Position(0) {
             return Ok(());
@@ -255,6 +255,14 @@ impl Known {
         self.highest = Position(record.at.0 + u64::from(operations) - 1);
         self.records.last_mut().unwrap().0 = record.at;
         Ok(())
+    }
+
+    /// One floor is in force for sure: what is below it comes no more.
+    fn forget_below_floor(&mut self) {
+        if let [Some(floor)] = self.floors[..] {
+            self.records.retain(|(at, count, _)| end(*at, *count) > floor.at);
+            self.chunks.retain(|at, _| *at >= floor.at);
+        }
     }
 
     fn is_acknowledged(&mut self, durable: Position) {
