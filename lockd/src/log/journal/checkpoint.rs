@@ -18,7 +18,8 @@ use crate::{
 };
 
 /// The bytes before each chunk.
-const HEAD: u64 = 8;
+const HEAD: u64 = HEAD_BYTES as u64;
+const HEAD_BYTES: usize = 8;
 
 /// Which checkpoint it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -139,7 +140,7 @@ impl Chunks {
         }
         let cut_off = || damaged(format!("it ends before chunk {read} of {chunks}"));
         let failed = |error: io::Error| damaged(error.to_string());
-        let mut head = [0; HEAD as usize];
+        let mut head = [0; HEAD_BYTES];
         if left < HEAD {
             return Err(cut_off());
         }

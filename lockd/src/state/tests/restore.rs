@@ -222,7 +222,7 @@ fn an_accepted_restore_ends_all_sessions() {
     }
     assert_eq!(read.digest, log.state.digest);
     let left = log.state.locks.keys().cloned().collect::<Vec<_>>();
-    assert_eq!(left, [lock("y")], "a lock-delay runs on");
+    assert_eq!(left, [lock("group"), lock("y")], "a group has failed, and a lock-delay runs on");
 }
 
 /// RULES T5: what `apply` looks at is in the checkpoint.
