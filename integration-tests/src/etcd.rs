@@ -9,12 +9,14 @@ use testcontainers::runners::AsyncRunner as _;
 use testcontainers::{ContainerAsync, ContainerRequest, GenericImage, ImageExt as _};
 use tokio::sync::OnceCell;
 
-use crate::docker::{RUN_LABEL, run_name};
+use crate::docker::{RUN_LABEL, docker, run_name};
 use crate::eventually;
 use crate::image::Image;
 
 /// Where etcd keeps its data in the container.
 pub(crate) const DATA_DIR: &str = "/etcd-data";
+/// Where a snapshot lies in the container.
+const SNAPSHOT: &str = "/tmp/snapshot";
 /// How long a member may take to answer; a machine under load is slow to start a container.
 pub(crate) const START: Duration = Duration::from_secs(30);
 
@@ -30,6 +32,7 @@ pub struct Etcd {
 pub struct EtcdBuilder {
     args: Vec<String>,
     files: Vec<(String, Vec<u8>)>,
+    snapshot: Option<Vec<u8>>,
 }
 
 impl Etcd {
@@ -76,6 +79,22 @@ impl Etcd {
         self.container.pause().await.expect("docker pause");
     }
 
+    /// Everything that is in it, as `etcdctl snapshot save` writes it.
+    ///
+    /// # Panics
+    /// When it can't be made.
+    pub async fn snapshot(&self) -> Vec<u8> {
+        let (id, to) = (self.container.id(), tempfile::NamedTempFile::new().expect("a file"));
+        let from = format!("{id}:{SNAPSHOT}");
+        let path = to.path().to_str().expect("a path of text");
+        for args in
+            [&["exec", id, "etcdctl", "snapshot", "save", SNAPSHOT][..], &["cp", &from, path]]
+        {
+            docker(args).await.expect("a snapshot of etcd");
+        }
+        std::fs::read(path).expect("the snapshot")
+    }
+
     /// Lets it go on.
     ///
     /// # Panics
@@ -98,6 +117,12 @@ impl EtcdBuilder {
         self
     }
 
+    /// Starts from a snapshot, as a cluster of another token.
+    pub fn restored(mut self, snapshot: Vec<u8>) -> Self {
+        self.snapshot = Some(snapshot);
+        self
+    }
+
     /// Starts it and waits until it answers. With `--cert-file` among the flags the endpoint is an
     /// `https` one, and etcd's own word that it is ready is what is waited for.
     ///
@@ -111,11 +136,20 @@ impl EtcdBuilder {
             format!("--listen-client-urls={scheme}://0.0.0.0:2379"),
             format!("--advertise-client-urls={scheme}://127.0.0.1:2379"),
         ];
-        let mut request =
-            etcd_request(flags.into_iter().chain(self.args), &Mount::tmpfs_mount(DATA_DIR));
+        let flags: Vec<_> = flags.into_iter().chain(self.args).collect();
+        let mut request = etcd_request(flags.clone(), &Mount::tmpfs_mount(DATA_DIR));
         if tls {
             let ready = WaitFor::message_on_stderr("ready to serve client requests");
             request = request.with_ready_conditions(vec![ready]);
+        }
+        if let Some(snapshot) = self.snapshot {
+            let restore = format!(
+                "etcdctl snapshot restore {SNAPSHOT} --data-dir {DATA_DIR} \
+                 --initial-cluster-token restored && exec \"$@\""
+            );
+            let script = ["sh", "-c", &restore, "sh", "/usr/local/bin/etcd"].map(str::to_owned);
+            let command: Vec<_> = script.into_iter().chain(flags).collect();
+            request = request.with_cmd(command).with_copy_to(SNAPSHOT, snapshot);
         }
         for (path, content) in self.files {
             request = request.with_copy_to(path, content);

@@ -1,12 +1,14 @@
 //! The daemon's configuration: flag, else environment, else file, else default. Read and
 //! checked whole before a port opens.
 
+mod compaction;
 mod environment;
 mod secret;
 mod texts;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+pub use compaction::Compaction;
 use environment::Environment;
 use figment::{
     Figment,
@@ -17,7 +19,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     core::Limits,
-    log::etcd::{EtcdConfig, EtcdTls},
+    log::{
+        etcd::{EtcdConfig, EtcdTls},
+        is_restore_name,
+    },
     telemetry::{logs::LogFormat, metrics::LockNames},
 };
 
@@ -59,6 +64,13 @@ pub(crate) struct Settings {
     pub etcd_cert: Option<PathBuf>,
     /// A file with its key, in PEM.
     pub etcd_key: Option<PathBuf>,
+    /// The TTL of the replica's lease at etcd.
+    #[serde(with = "humantime_serde")]
+    pub etcd_lease: Duration,
+    /// How old etcd's history has to be before lockd compacts it.
+    pub etcd_compaction: Compaction,
+    /// The name of a restore from a backup that is to be gone on with.
+    pub accept_restored: Option<String>,
     /// Where gRPC is served.
     pub listen: SocketAddr,
     /// Where health is served over HTTP.
@@ -140,6 +152,22 @@ pub(crate) struct Flags {
     #[arg(long, value_name = "FILE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub etcd_key: Option<PathBuf>,
+
+    /// The TTL of this replica's lease at etcd, 2 s or more [default: 5s]
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[serde(skip_serializing_if = "Option::is_none", with = "humantime_serde::option")]
+    pub etcd_lease: Option<Duration>,
+
+    /// Compact etcd's history once it is this old; `off` where others share the cluster [default: 1m]
+    #[arg(long, value_name = "AGE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub etcd_compaction: Option<Compaction>,
+
+    /// Go on with a folder or an etcd that was restored from a backup: all sessions end, and tokens jump
+    /// ahead. A name for the restore, such as its date; the same name accepts nothing a second time
+    #[arg(long, value_name = "NAME")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub accept_restored: Option<String>,
 
     /// Where to serve gRPC; port 0 picks a free one [default: 127.0.0.1:7420]
     #[arg(long, value_name = "ADDR")]
@@ -243,6 +271,9 @@ impl Default for Settings {
             etcd_ca: None,
             etcd_cert: None,
             etcd_key: None,
+            etcd_lease: Duration::from_secs(5),
+            etcd_compaction: Compaction::After(Duration::from_secs(60)),
+            accept_restored: None,
             listen: SocketAddr::from(([127, 0, 0, 1], 7420)),
             http_listen: SocketAddr::from(([127, 0, 0, 1], 7421)),
             drain: Duration::from_secs(10),
@@ -340,6 +371,14 @@ impl Settings {
             limits.contains(&0),
             "max_waiters, max_entries or max_sessions is 0: nobody could hold anything",
         )?;
+        set(
+            self.etcd_lease < Duration::from_secs(2),
+            "etcd_lease is less than 2s, the shortest lease that etcd grants",
+        )?;
+        set(
+            self.accept_restored.as_deref().is_some_and(|name| !is_restore_name(name)),
+            "accept_restored is no name of a restore: give one word of at most 64 characters, such as 2026-11-27",
+        )?;
         let tls = self.etcd_ca.is_some() || self.etcd_cert.is_some();
         let plain = self.etcd_endpoints.iter().any(|url| url.starts_with("http://"));
         set(
@@ -388,6 +427,9 @@ impl Settings {
         Ok(EtcdConfig {
             user: self.etcd_user.clone().zip(password),
             tls: tls.then_some(EtcdTls { ca_pem, identity_pem }),
+            lease: self.etcd_lease,
+            history_kept: self.etcd_compaction.after(),
+            accept_restored: self.accept_restored.clone(),
             ..EtcdConfig::new(endpoints, &prefix)
         })
     }

@@ -27,6 +27,7 @@ mod notify;
 mod nudges;
 pub(crate) mod observe;
 pub(crate) mod outbox;
+mod restored;
 mod sessions;
 pub(crate) mod status;
 mod streams;
@@ -50,6 +51,7 @@ use self::{
     look::Looks,
     nudges::Nudges,
     observe::Observers,
+    restored::Hold,
     status::Status,
     streams::Streams,
     timers::{Due, Timer, Timers},
@@ -128,6 +130,7 @@ pub struct Core<L> {
     /// This replica's name in the log; `None` until the log has been read.
     me: Option<ReplicaId>,
     restore: Restore,
+    hold: Hold,
     parts: Parts,
     inputs: mpsc::Receiver<Input>,
     nudges: Nudges,
@@ -184,6 +187,7 @@ impl<L: Log> Core<L> {
             state: State::default(),
             me: None,
             restore: Restore::default(),
+            hold: Hold::default(),
             parts,
             inputs,
             nudges,
@@ -346,6 +350,7 @@ impl<L: Log> Core<L> {
     fn tick(&mut self) {
         self.timers.set(Timer::Tick, self.now + TICK, Due::Itself);
         self.must_settle = true;
+        self.look_at_hold();
         self.cut_off_slow_streams();
         self.give_up_old_tickets();
         if let Some(error) = self.not_fresh() {
@@ -446,7 +451,7 @@ impl<L: Log> Core<L> {
         if self.draining {
             return Some(Error::Draining);
         }
-        self.not_fresh()
+        self.not_fresh().or_else(|| self.held_back().map(Error::Restored))
     }
 
     /// Why this replica answers no question at this moment, if so.

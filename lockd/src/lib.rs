@@ -32,7 +32,7 @@ pub mod testing {
         log::{
             Draft, Event, Log, LogError, MAX_OPERATIONS, MAX_RECORD_BYTES, Room,
             etcd::{EtcdConfig, EtcdLog},
-            journal::Journal,
+            journal::{Journal, Options as JournalOptions},
         },
         record::{
             Client, Enqueue, Floor, Info, LockId, Mode, Open, Operation, Position, Record, Release,

@@ -25,6 +25,15 @@ pub const MAX_OPERATIONS: usize = 1024;
 /// The most bytes of one record.
 pub const MAX_RECORD_BYTES: usize = 256 * 1024;
 
+/// The longest name by which a restore is accepted.
+const MAX_RESTORE_NAME: usize = 64;
+
+/// Whether a restore from a backup can be accepted by this name: one word. A log remembers the last one.
+#[must_use]
+pub fn is_restore_name(name: &str) -> bool {
+    (1..=MAX_RESTORE_NAME).contains(&name.len()) && name.bytes().all(|it| it.is_ascii_graphic())
+}
+
 /// A durable, ordered log, used by one owner: the core loop.
 ///
 /// Every call but [`poll_event`](Self::poll_event) returns at once; only [`sync`](Self::sync) may
@@ -33,14 +42,16 @@ pub trait Log: Send + 'static {
     /// What this log is and can do.
     fn profile(&self) -> &Profile;
 
-    /// Whether a lane can take a record at this moment. There are [`Profile::lanes`] of them.
+    /// Whether a lane can take a record at this moment: this replica is live, and what was appended on
+    /// the lane before has been delivered, or refused. There are [`Profile::lanes`] of them.
     fn is_idle(&self, lane: usize) -> bool;
 
     /// Appends a record on an idle lane, exactly once however often attempts are repeated. It comes
     /// back as [`Event::Record`] where it lands, or as [`Event::Refused`] if it never will.
     ///
     /// # Errors
-    /// There is no room for a record of this kind, or the log has stopped: nothing was appended.
+    /// The lane is not idle, the record is larger than is allowed, there is no room for one of its kind,
+    /// or the log has stopped: nothing was appended.
     fn append(&mut self, lane: usize, draft: Draft) -> Result<(), LogError>;
 
     /// The next event, in order. The events that rebuild the state come first: [`Event::Reset`], then
@@ -159,6 +170,12 @@ pub enum Event {
     Floor(Floor),
     /// A record.
     Record(Delivered),
+    /// A restore from a backup was accepted here: what comes next is another history than the one that
+    /// was lost. Comes while the log is read, until a floor lies behind it.
+    Restored {
+        /// After everything before it, and before all that follows.
+        at: Position,
+    },
     /// Everything that was in the log at its opening has been delivered. From now on this replica
     /// writes under this name.
     Live(ReplicaId),

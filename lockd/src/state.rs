@@ -208,6 +208,24 @@ impl State {
         self.at = self.at.max(at);
     }
 
+    /// A restore from a backup was accepted: what clients did since the backup is not known, so all
+    /// sessions end.
+    pub fn restored(&mut self, at: Position) {
+        let mut sessions: Vec<_> = self.sessions().map(|it| (it.opened, it.id)).collect();
+        sessions.sort_unstable();
+        let mut effects = Vec::new();
+        for (_, session) in sessions {
+            let cx = Context { at, author: ReplicaId::default(), now: 0 };
+            let mut turn = Turn::new(cx, &mut effects, std::mem::take(&mut self.buffers));
+            self.end_session(session, SessionEnd::Expired, &mut turn);
+            self.settle(&mut turn);
+            self.buffers = turn.into_buffers();
+            // It is read, not lived: no one waits to hear of it.
+            effects.clear();
+        }
+        self.at = self.at.max(at);
+    }
+
     fn start(&mut self, cx: Context) -> Outcome {
         self.change_meta(|state| {
             // Not what this version reads: another one that applies the same log has to agree.

@@ -9,6 +9,7 @@ mod loss;
 mod parallel;
 mod primitives;
 mod report;
+mod restore;
 mod serve;
 mod terminal;
 mod waiting;

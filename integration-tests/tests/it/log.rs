@@ -13,6 +13,13 @@ mod load;
 /// Each test of the suite on each log, on a ground of its own.
 macro_rules! on_each_log {
     ($($test:ident),* $(,)?) => {
+        mod on_disk {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $test() {
+                super::conformance::$test(&super::ground::OnDisk::shared().await).await;
+            })*
+        }
+
         mod on_etcd {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $test() {

@@ -52,7 +52,9 @@ pub(super) async fn run(args: &Args) -> Result<Exit, CommandError> {
     };
     match settings.store {
         StoreKind::Embedded => {
-            let log = Journal::open(&settings.data_dir, Options::new(Clock::system()))?;
+            let accept_restored = settings.accept_restored.clone();
+            let options = Options { accept_restored, ..Options::new(Clock::system()) };
+            let log = Journal::open(&settings.data_dir, options)?;
             serve(Daemon { settings, logs, life }, log, ready).await
         }
         StoreKind::Etcd => {

@@ -128,6 +128,29 @@ fn addresses_of_etcd_are_checked() {
 }
 
 #[test]
+fn what_no_log_can_use_is_refused() {
+    Jail::expect_with(|jail| {
+        let two_words = Flags { accept_restored: Some("two words".to_owned()), ..Flags::default() };
+        assert!(load(&two_words).unwrap_err().contains("accept_restored"));
+        let short = Flags { etcd_lease: Some(Duration::from_secs(1)), ..Flags::default() };
+        assert!(load(&short).unwrap_err().contains("etcd_lease"));
+        assert!("1s".parse::<Compaction>().is_err() && "never".parse::<Compaction>().is_err());
+        jail.create_file("lockd.toml", "etcd_compaction = 'off'\netcd_lease = '9s'")?;
+        jail.set_env("LOCKD_ACCEPT_RESTORED", "monday");
+        jail.set_env("LOCKD_ETCD_ENDPOINTS", "http://a:1");
+        let flags = Flags { config: Some("lockd.toml".into()), ..Flags::default() };
+        let flags = Flags { store: Some(StoreKind::Etcd), ..flags };
+        let etcd = load(&flags)?.etcd().map_err(|error| error.to_string())?;
+        assert_eq!((etcd.lease, etcd.history_kept), (Duration::from_secs(9), None));
+        assert_eq!(etcd.accept_restored.as_deref(), Some("monday"));
+        let flags = Flags { etcd_compaction: "5m".parse().ok(), ..flags };
+        let etcd = load(&flags)?.etcd().map_err(|error| error.to_string())?;
+        assert_eq!(etcd.history_kept, Some(Duration::from_secs(300)));
+        Ok(())
+    });
+}
+
+#[test]
 fn a_password_is_never_shown() {
     Jail::expect_with(|jail| {
         jail.set_env("LOCKD_ETCD_ENDPOINTS", "http://a:1");

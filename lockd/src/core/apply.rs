@@ -3,6 +3,7 @@
 use super::{
     Core,
     error::Error,
+    restored::Hold,
     tickets::{Proposal, Ticket},
     timers::{Due, Timer},
 };
@@ -23,6 +24,7 @@ impl<L: Log> Core<L> {
                 self.state = restore.finish(&floor).map_err(broken)?;
                 self.durable = self.durable.max(floor.at);
             }
+            Event::Restored { at } => self.restored(at),
             Event::Record(delivered) => self.delivered(&delivered)?,
             Event::Live(me) => self.live(me),
             Event::Joined { at, replica, level } => self.state.joined(at, replica, level),
@@ -43,7 +45,7 @@ impl<L: Log> Core<L> {
     /// The state begins anew. Callers that wait here have to retry: what happened meanwhile is not
     /// known by its reasons (RULES T9).
     fn reset(&mut self) {
-        self.restore = Restore::default();
+        (self.restore, self.hold) = (Restore::default(), Hold::default());
         self.state = State::default();
         if self.me.take().is_some() {
             tracing::warn!("deliveries of the log were missed: it is read again");
@@ -98,6 +100,7 @@ impl<L: Log> Core<L> {
     /// The log has been read. What this replica counts from now on is what it finds.
     fn live(&mut self, me: ReplicaId) {
         self.me = Some(me);
+        self.begin_hold();
         tracing::info!(
             replica = %me,
             position = %self.state.position(),

@@ -4,7 +4,7 @@ use std::{collections::VecDeque, time::Duration};
 
 use lockd_proto::clock::Instant;
 
-use super::{Core, tickets::Ticket};
+use super::{Core, restored::Hold, tickets::Ticket};
 use crate::{
     log::{Log, LogError},
     record::{Floor, Operation, Position, ReplicaId},
@@ -110,7 +110,12 @@ impl<L: Log> Core<L> {
     fn is_checkpoint_due(&self) -> bool {
         let early = self.checkpoints.not_before.is_some_and(|at| self.now < at);
         let first = self.state.replicas().next() == self.me;
-        let large = self.log.bytes_after_floor() > self.state.bytes() + SLACK_BYTES;
+        let large = match self.hold {
+            Hold::None => self.log.bytes_after_floor() > self.state.bytes() + SLACK_BYTES,
+            // A start after it would count no time.
+            Hold::Found(_) | Hold::Until(_) => false,
+            Hold::Over => true,
+        };
         large && first && !early && self.checkpoints.trim.is_none()
     }
 
@@ -145,6 +150,9 @@ impl<L: Log> Core<L> {
         }
         self.checkpoints.phase = Phase::Idle;
         self.checkpoints.trim = Some(*floor);
+        if self.hold == Hold::Over {
+            self.hold = Hold::None;
+        }
         self.must_sync = true;
     }
 

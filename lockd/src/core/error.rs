@@ -80,6 +80,12 @@ pub enum Error {
     /// There is no view yet.
     #[error("this replica has not heard from its store yet: it grants nothing until it has")]
     ViewEmpty,
+    /// A restore was accepted a short time ago.
+    #[error(
+        "a log that was restored from a backup was accepted: nothing is granted for {0:?} more, since \
+         clients may still rely on locks of before"
+    )]
+    Restored(Duration),
     /// The replica is going away.
     #[error("this replica is shutting down: go to another one")]
     Draining,

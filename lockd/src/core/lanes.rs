@@ -181,10 +181,6 @@ impl<L: Log> Core<L> {
     fn append_to(&mut self, index: usize) -> Result<(), LogError> {
         while self.log.is_idle(index) {
             let Some(lane) = self.lanes.all.get_mut(index) else { return Ok(()) };
-            if !lane.under_way.is_empty() {
-                // Another event comes before what was appended last.
-                return Ok(());
-            }
             let Some((proposals, room)) = lane.next_record() else { return Ok(()) };
             let (operations, tickets): (Vec<_>, Vec<_>) =
                 proposals.into_iter().map(|it| (it.operation, (it.ticket, it.since))).unzip();

@@ -61,6 +61,10 @@ impl Replica {
     }
 
     fn with(limits: Limits) -> Self {
+        Self::on(MemoryLog::new(), limits)
+    }
+
+    fn on(log: MemoryLog, limits: Limits) -> Self {
         let (clock, end) = (Clock::tokio(), CancellationToken::new());
         let parts = Parts {
             name: "test".into(),
@@ -70,7 +74,7 @@ impl Replica {
             drain: CancellationToken::new(),
             end: end.clone(),
         };
-        let (core, handle) = Core::new(MemoryLog::new(), parts);
+        let (core, handle) = Core::new(log, parts);
         #[allow(clippy::disallowed_methods, reason = "a test's own task")]
         tokio::spawn(core.run());
         Self { core: handle, clock, end }
@@ -404,4 +408,48 @@ async fn each_of_more_than_a_record_holds_is_answered_with_the_token_of_its_own_
         let held = replica.get(name).await.unwrap();
         assert_eq!(held.queue.entries[0].entry.token, token, "{name}");
     }
+}
+
+/// RULES J17, J31: clients of the history that was lost may still be safe.
+#[tokio::test(start_paused = true)]
+async fn after_an_accepted_restore_all_sessions_are_over_and_nothing_is_granted_for_their_ttl() {
+    let by = Credential { session: SessionId::random(), secret_hash: [7; 32], stream: 0 };
+    let open = Open {
+        session: by.session,
+        stream: 0,
+        secret_hash: by.secret_hash,
+        ttl_ms: millis(60 * SECOND),
+        client: crate::record::Client::default(),
+    };
+    let enqueue = crate::record::Enqueue {
+        session: by.session,
+        stream: 0,
+        request: RequestId::random(),
+        locks: vec![lock("x")],
+        mode: Mode::Exclusive,
+        wait: Wait::Forever,
+        lock_delay_ms: 0,
+        info: Info::default(),
+    };
+    let (log, trimmed) = MemoryLog::restored(vec![
+        crate::record::Operation::Open(Box::new(open)),
+        crate::record::Operation::Enqueue(Box::new(enqueue)),
+    ]);
+    let replica = Replica::on(log, Limits::default());
+    let gone = replica.core.call(|reply| Call::KeepAlive(by, reply)).await;
+    assert!(matches!(gone, Err(Error::SessionNotFound(_))), "{gone:?}");
+    assert_eq!(replica.len("x").await, 0);
+    let margin = lockd_proto::safety_margin(60 * SECOND);
+    tokio::time::sleep(60 * SECOND + margin - Duration::from_millis(20)).await;
+    let early = replica.try_session(LONG).await;
+    assert!(matches!(early, Err(Error::Restored(_))), "{early:?}");
+    assert!(trimmed.lock().is_none(), "a start after it would count no time");
+    tokio::time::sleep(Duration::from_millis(40)).await;
+    let next = replica.session(LONG).await;
+    let reply = replica.acquire(next, &wanted("x", "")).await.unwrap().unwrap();
+    let AcquireReply::Granted { token, .. } = reply else { panic!("{reply:?}") };
+    assert!(token.0 > 1 << 40);
+    tokio::time::sleep(2 * SECOND).await;
+    let floor = trimmed.lock().expect("a checkpoint lies behind the restore");
+    assert!(floor.at.0 > 1 << 40);
 }

@@ -257,6 +257,10 @@ impl EtcdLog {
                 self.life = self.life.filter(|life| life.id != replica);
                 Event::Left { at, replica }
             }
+            Item::Restored(at) => {
+                self.delivered = at;
+                Event::Restored { at }
+            }
             Item::Live(life) => {
                 for lane in &mut self.lanes {
                     (lane.number, lane.is_busy) = (1, false);
@@ -322,7 +326,7 @@ impl EtcdLog {
         let operations = usize::try_from(draft.operations).unwrap_or(usize::MAX);
         let bytes = draft.bytes.len();
         if operations == 0 || operations > MAX_OPERATIONS || bytes > MAX_RECORD_BYTES {
-            return Err(LogError::Broken(format!(
+            return Err(LogError::Unavailable(format!(
                 "a record of {operations} operations and {bytes} bytes is not one that a log takes"
             )));
         }

@@ -13,17 +13,14 @@
 //! | `checkpoint-<floor>-<which>` | the state at a floor |
 //! | `lockd.pid` | locked as long as a process has the folder |
 
-mod chain;
 mod checkpoint;
 mod disk;
 mod floor;
 mod folder;
 mod frame;
-mod growth;
 mod keeper;
 mod mark;
 mod opening;
-mod read;
 mod refusal;
 mod replay;
 mod room;
@@ -49,16 +46,8 @@ use bytes::Bytes;
 use lockd_proto::clock::{Clock, Instant};
 
 use self::{
-    checkpoint::{Name, Writing},
-    disk::Disk,
-    folder::Folder,
-    growth::Growth,
-    keeper::{Hands, Job, Keeper},
-    opening::Opened,
-    replay::Replay,
-    room::Space,
-    void::Void,
-    writer::Writer,
+    checkpoint::Writing, disk::Disk, floor::Floors, folder::Folder, keeper::Keeper, replay::Replay,
+    room::Space, upkeep::DurableCheckpoint, void::Void, writer::Writer,
 };
 use super::{Delivered, Draft, Event, Floor, Log, LogError, Profile, Standing};
 use crate::record::{Position, ReplicaId};
@@ -76,16 +65,17 @@ pub struct Options {
     pub clock: Clock,
     /// The size of new segments.
     pub segment_bytes: u64,
-    /// Whether the folder is restored from a backup: places continue so far beyond those in it that
-    /// none is used a second time that was used since the backup.
-    pub restored: bool,
+    /// Goes on with a folder that was restored from a backup: places continue so far beyond those in it
+    /// that none is used a second time that was used since. A name of the restore, such as its date; one
+    /// that was accepted last accepts nothing more.
+    pub accept_restored: Option<String>,
 }
 
 impl Options {
     /// The defaults.
     #[must_use]
     pub fn new(clock: Clock) -> Self {
-        Self { clock, segment_bytes: SEGMENT_BYTES, restored: false }
+        Self { clock, segment_bytes: SEGMENT_BYTES, accept_restored: None }
     }
 }
 
@@ -102,14 +92,17 @@ pub struct Journal {
     /// What was there at the opening and is not delivered yet.
     replay: Option<Replay>,
     events: VecDeque<Event>,
+    /// Whether a record was appended that is not delivered yet.
+    is_busy: bool,
     /// Segments before the open one: number, last place, size.
     closed: VecDeque<(u64, Position, u64)>,
-    floor: Position,
-    /// Checkpoints that are durable.
-    finished: Vec<Name>,
+    floors: Floors,
+    finished: Vec<DurableCheckpoint>,
     checkpoint_bytes: u64,
     writing: Option<Writing>,
-    growth: Growth,
+    /// Bytes of records that were appended or read, and of those that the floor makes needless.
+    logged: u64,
+    below_floor: u64,
     failed: Option<LogError>,
     checked: Instant,
 }
@@ -122,8 +115,8 @@ impl Journal {
     /// a file is damaged or missing, which is named.
     pub fn open(folder: &Path, options: Options) -> Result<Self, LogError> {
         let folder: Arc<dyn Folder> = Arc::new(Disk::open(folder)?);
-        let opened = opening::open(&folder, &options)?;
-        Self::new("embedded", folder, options, (opened, Keeper::thread))
+        let keeper = Keeper::thread(folder.clone()).map_err(refusal::unusable(&*folder, ""))?;
+        opening::open("embedded", options, keeper)
     }
 
     /// A journal that is gone when the process is.
@@ -131,43 +124,12 @@ impl Journal {
     /// # Errors
     /// The system has no random numbers.
     pub fn in_memory(clock: Clock) -> Result<Self, LogError> {
-        let folder: Arc<dyn Folder> = Arc::new(Void);
-        let options = Options::new(clock);
-        let opened = opening::open(&folder, &options)?;
-        Self::new("memory", folder, options, (opened, |hands| Ok(Keeper::at_once(hands))))
+        opening::open("memory", Options::new(clock), Keeper::at_once(Arc::new(Void)))
     }
 
-    fn new(
-        name: &'static str,
-        folder: Arc<dyn Folder>,
-        options: Options,
-        (opened, keeper): (Opened, fn(Hands) -> std::io::Result<Keeper>),
-    ) -> Result<Self, LogError> {
-        let hands = Hands { folder: folder.clone(), floors: opened.floors };
-        let keeper = keeper(hands).map_err(|error| refusal::unusable(&*folder, "", &error))?;
-        let closed = opened.links.iter().map(|it| (it.header.number, it.end.last, it.header.bytes));
-        let mut journal = Self {
-            profile: Profile { name, lanes: 1, is_shared: false },
-            checked: options.clock.now(),
-            clock: options.clock,
-            id: opened.journal,
-            me: opened.me,
-            folder,
-            writer: opened.writer,
-            space: opened.space,
-            keeper,
-            replay: Some(opened.replay),
-            events: VecDeque::new(),
-            closed: closed.collect(),
-            floor: opened.floor,
-            finished: opened.checkpoints,
-            checkpoint_bytes: opened.checkpoint_bytes,
-            writing: None,
-            growth: Growth::default(),
-            failed: None,
-        };
-        journal.tend()?;
-        Ok(journal)
+    /// Takes note of a record of this size.
+    fn note(&mut self, payload: usize) {
+        self.logged += frame::size(payload);
     }
 
     /// Checks that the folder and the files in use are still at their paths, and what room there is.
@@ -191,12 +153,15 @@ impl Log for Journal {
     }
 
     fn is_idle(&self, lane: usize) -> bool {
-        lane == 0
+        lane == 0 && !self.is_busy && self.is_ready().is_ok()
     }
 
     /// At the end of a segment this syncs what was appended before, in order to enter the next.
     fn append(&mut self, lane: usize, draft: Draft) -> Result<(), LogError> {
         self.is_ready()?;
+        if lane != 0 || self.is_busy {
+            return Err(LogError::Unavailable(format!("lane {lane} has a record under way")));
+        }
         let operations = self.is_valid(&draft)?;
         self.space.admits(draft.room)?;
         if self.writer.is_over(draft.bytes.len()) {
@@ -205,9 +170,10 @@ impl Log for Journal {
             self.sync()?;
         }
         let at = self.writer.append(self.me, operations, &draft.bytes);
-        self.growth.add(self.writer.last(), frame::size(draft.bytes.len()) as u64);
+        self.note(draft.bytes.len());
         let record = Delivered { at, author: self.me, lane: Some(lane), bytes: draft.bytes };
         self.events.push_back(Event::Record(record));
+        self.is_busy = true;
         Ok(())
     }
 
@@ -223,7 +189,7 @@ impl Log for Journal {
     fn sync(&mut self) -> Result<Position, LogError> {
         self.is_alive()?;
         if self.writer.is_synced() {
-            return Ok(self.writer.durable());
+            return Ok(self.writer.durable);
         }
         let synced = self.writer.sync();
         let durable = self.checked(synced)?;
@@ -254,32 +220,26 @@ impl Log for Journal {
     }
 
     fn bytes_after_floor(&self) -> u64 {
-        self.growth.after_floor()
+        self.logged - self.below_floor
     }
 
     fn write_chunk(&mut self, floor: Position, chunk: Bytes) -> Result<(), LogError> {
         self.is_ready()?;
-        let begun = self.begin_checkpoint(floor);
-        let written = begun.and_then(|writing| writing.write(&chunk));
-        written.map_err(|error| self.give_up_checkpoint(&error))
+        self.write(floor, Some(chunk))
     }
 
     fn finish_checkpoint(&mut self, floor: Position) -> Result<(), LogError> {
         self.is_ready()?;
         // A state without an item has no chunk.
-        if let Err(error) = self.begin_checkpoint(floor) {
-            return Err(self.give_up_checkpoint(&error));
-        }
-        let Some(writing) = self.writing.take() else { return Ok(()) };
-        self.start(Job::Finish(writing.file(), writing.name, writing.chunks, writing.offset))?;
-        self.collect()
+        self.write(floor, None)?;
+        self.finish()
     }
 
     fn trim(&mut self, floor: &Floor) -> Result<(), LogError> {
         self.is_alive()?;
-        if floor.at <= self.floor {
-            return Ok(());
+        match self.floors.newest() {
+            Some(kept) if floor.at <= kept.floor.at => Ok(()),
+            Some(_) | None => self.put_in_force(floor),
         }
-        self.put_in_force(floor)
     }
 }

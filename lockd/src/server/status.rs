@@ -43,7 +43,9 @@ fn code_and_reason(error: &Error) -> (Code, Reason) {
         Error::TokenMismatch { .. } => (Code::FailedPrecondition, Reason::TokenMismatch),
         Error::RequestIdReused => (Code::AlreadyExists, Reason::RequestIdReused),
         Error::LockNotFound(_) => (Code::NotFound, Reason::LockNotFound),
-        Error::Log(LogError::Unavailable(_)) => (Code::Unavailable, Reason::StoreUnavailable),
+        Error::Log(LogError::Unavailable(_)) | Error::Restored(_) => {
+            (Code::Unavailable, Reason::StoreUnavailable)
+        }
         Error::Log(LogError::Full(_)) => (Code::ResourceExhausted, Reason::StoreFull),
         Error::Log(LogError::Broken(_)) | Error::NoRandomness(_) => {
             (Code::Internal, Reason::Internal)

@@ -79,7 +79,7 @@ pub(super) async fn a_record_that_is_too_large_is_refused(on: &impl Ground) {
         draft(vec![0; MAX_RECORD_BYTES + 1]),
     ] {
         let refused = log.log.append(0, bad);
-        assert!(matches!(refused, Err(LogError::Broken(_))), "{refused:?}");
+        assert!(matches!(refused, Err(LogError::Unavailable(_))), "{refused:?}");
     }
     assert!(log.log.is_idle(0));
 }

@@ -123,6 +123,7 @@ impl<L: Log> Driven<L> {
                 let record = (record.at, record.author, record.bytes.clone());
                 self.lived.happened.push(Happened::Record(record.0, record.1, record.2));
             }
+            Event::Restored { at } => self.moves_on(*at),
             Event::Live(id) => self.me = Some(*id),
             Event::Joined { at, replica, level } => {
                 self.moves_on(*at);

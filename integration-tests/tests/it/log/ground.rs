@@ -3,8 +3,9 @@
 use std::future::Future;
 
 use integration_tests::{Etcd, unique_prefix};
-use lockd::testing::{EtcdConfig, EtcdLog, Log, Tasks};
+use lockd::testing::{EtcdConfig, EtcdLog, Journal, JournalOptions, Log, Tasks};
 use lockd_proto::clock::Clock;
+use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
 use super::driven::Driven;
@@ -64,6 +65,28 @@ impl Ground for OnEtcd {
 
     async fn opens(&self) -> Driven<EtcdLog> {
         let mut log = self.makes();
+        log.live().await;
+        log
+    }
+}
+
+/// A folder of a test's own.
+pub(super) struct OnDisk {
+    folder: TempDir,
+}
+
+impl OnDisk {
+    pub(super) async fn shared() -> Self {
+        Self { folder: tempfile::tempdir().unwrap() }
+    }
+}
+
+impl Ground for OnDisk {
+    type Log = Journal;
+
+    async fn opens(&self) -> Driven<Journal> {
+        let journal = Journal::open(self.folder.path(), JournalOptions::new(Clock::system()));
+        let mut log = Driven::new(journal.unwrap());
         log.live().await;
         log
     }

@@ -7,13 +7,14 @@
 //! begins an era, whose positions lie above all that were given before.
 
 use std::{
+    collections::VecDeque,
     fmt,
     sync::{Mutex, PoisonError},
 };
 
 use etcd_client::ResponseHeader;
 
-use crate::record::Position;
+use crate::{log::is_restore_name, record::Position};
 
 /// Places in one revision: the most operations of a record.
 const PLACES: u64 = 1024;
@@ -50,10 +51,7 @@ impl History {
 
     /// Whether a restore can be accepted by this name: one word.
     pub(super) fn is_name(name: &str) -> bool {
-        !name.is_empty()
-            && name.len() <= 64
-            && name != NONE
-            && name.chars().all(|c| c.is_ascii_graphic())
+        name != NONE && is_restore_name(name)
     }
 
     /// The history that goes on after a restore was accepted: what follows the cluster as it was seen has
@@ -71,6 +69,14 @@ impl History {
         let era = self.eras.iter().rev().find(|era| era.from <= revision);
         let base = era.map_or(0, |era| era.base);
         Position(revision.saturating_mul(PLACES).saturating_add(base))
+    }
+
+    /// The restores that were accepted after a revision: each with the revision from which its era counts,
+    /// and the place before all of that era.
+    pub(super) fn restored_after(&self, revision: i64) -> VecDeque<(i64, Position)> {
+        let later = self.eras.iter().skip(1).filter(|era| era.from > unsigned(revision));
+        let from = later.map(|era| i64::try_from(era.from).unwrap_or(i64::MAX));
+        from.map(|from| (from, Position(self.position(from).0.saturating_sub(1)))).collect()
     }
 
     /// The place of the last operation that a revision can have.

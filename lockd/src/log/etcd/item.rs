@@ -44,6 +44,7 @@ pub(super) enum Item {
         at: Position,
         replica: ReplicaId,
     },
+    Restored(Position),
     Live(Life),
     Refused {
         life: ReplicaId,

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     log::{Floor, LogError},
-    record::ReplicaId,
+    record::{Position, ReplicaId},
 };
 
 /// Why the log is not read, or not followed, any further.
@@ -159,6 +159,7 @@ async fn records(
     mut marks: VecDeque<ReplicaMark>,
 ) -> Result<(), Stop> {
     let mut records = Records::find(replica, revision).await?;
+    let mut restored = known.history.restored_after(floor);
     while let Some(found) = records.next(replica).await? {
         let revision = found.kv.mod_revision();
         replica.view().record(found.at, found.number, revision);
@@ -166,15 +167,31 @@ async fn records(
             continue;
         }
         while let Some(mark) = marks.pop_front_if(|mark| mark.revision < revision) {
+            deliver_restored(replica, &mut restored, mark.revision).await?;
             deliver(replica, known, floor, &mark).await?;
         }
+        deliver_restored(replica, &mut restored, revision).await?;
         let (author, lane) = found.at;
         let (at, number) = (known.history.position(revision), found.number);
         let bytes = Bytes::from(found.kv.into_key_value().1);
         replica.emit(Item::Record { at, author, lane, number, bytes }).await?;
     }
     for mark in marks {
+        deliver_restored(replica, &mut restored, mark.revision).await?;
         deliver(replica, known, floor, &mark).await?;
+    }
+    deliver_restored(replica, &mut restored, i64::MAX).await?;
+    Ok(())
+}
+
+/// Says which restores were accepted up to a revision.
+async fn deliver_restored(
+    replica: &Replica,
+    restored: &mut VecDeque<(i64, Position)>,
+    until: i64,
+) -> Result<(), Gone> {
+    while let Some((_, at)) = restored.pop_front_if(|(from, _)| *from <= until) {
+        replica.emit(Item::Restored(at)).await?;
     }
     Ok(())
 }

@@ -120,7 +120,7 @@ impl Replica {
         if let Some(why) = before.contradicts(&seen) {
             return Err(LogError::Broken(format!(
                 "etcd's history has gone back, as after a restore from a backup: {why}; stop all \
-                 replicas, and start them with accept-restored and a new name if the cluster is the one to \
+                 replicas, and start them with --accept-restored and a new name if the cluster is the one to \
                  go on with"
             )));
         }

@@ -131,7 +131,8 @@ async fn history(replica: &Replica) -> Result<Known, LogError> {
 fn refused(why: &str) -> LogError {
     LogError::Broken(format!(
         "etcd was restored from a backup or is another cluster: {why}; fencing tokens would repeat. If it \
-         is the cluster to go on with, start lockd with accept-restored and a new name: tokens jump ahead"
+         is the cluster to go on with, start lockd with --accept-restored and a new name: all sessions \
+         end, and tokens jump ahead"
     ))
 }
 

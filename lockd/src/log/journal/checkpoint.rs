@@ -7,13 +7,19 @@ use std::{io, sync::Arc};
 
 use bytes::{Buf as _, BufMut as _, Bytes};
 
-use super::folder::{File, Folder};
-use crate::{log::Floor, record::Position};
+use super::{
+    floor::Kept,
+    folder::{File, Folder},
+    refusal,
+};
+use crate::{
+    log::{Floor, LogError},
+    record::Position,
+};
 
 /// The bytes before each chunk.
-const HEAD: usize = 8;
-
-const UNFINISHED: &str = ".new";
+const HEAD: u64 = HEAD_BYTES as u64;
+const HEAD_BYTES: usize = 8;
 
 /// Which checkpoint it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,27 +33,22 @@ pub(super) struct Writing {
     pub(super) name: Name,
     pub(super) chunks: u64,
     /// Bytes written.
-    pub(super) offset: u64,
-    file: Arc<dyn File>,
-    journal: u128,
-    buffer: Vec<u8>,
+    pub(super) bytes: u64,
+    /// How much log there was when it was begun.
+    pub(super) logged: u64,
+    pub(super) file: Arc<dyn File>,
+    seed: u32,
 }
 
 /// A checkpoint that is being read.
 pub(super) struct Chunks {
+    name: String,
     file: Arc<dyn File>,
     seed: u32,
-    bytes: u64,
+    pub(super) bytes: u64,
     offset: u64,
     read: u64,
     chunks: u64,
-}
-
-/// What is wrong with a checkpoint, and where.
-#[derive(Debug)]
-pub(super) struct Damage {
-    pub(super) offset: u64,
-    pub(super) what: String,
 }
 
 impl Name {
@@ -63,7 +64,7 @@ impl Name {
 
     /// The name of its file as long as it is not finished.
     pub(super) fn unfinished(self) -> String {
-        self.file() + UNFINISHED
+        self.file() + ".new"
     }
 
     /// The finished checkpoint that has this name.
@@ -74,37 +75,32 @@ impl Name {
     }
 
     fn seed(self, journal: u128) -> u32 {
-        let mut bytes = Vec::with_capacity(32);
-        bytes.put_u128_le(journal);
-        bytes.put_u64_le(self.floor.0);
-        bytes.put_u64_le(self.which);
-        crc32c::crc32c(&bytes)
+        let names = [self.floor.0.to_le_bytes(), self.which.to_le_bytes()].concat();
+        crc32c::crc32c_append(crc32c::crc32c(&journal.to_le_bytes()), &names)
     }
 }
 
 impl Writing {
-    pub(super) fn begin(folder: &dyn Folder, journal: u128, name: Name) -> io::Result<Self> {
-        let file = folder.create(&name.unfinished())?;
-        Ok(Self { name, chunks: 0, offset: 0, file, journal, buffer: Vec::new() })
+    pub(super) fn begin(
+        folder: &dyn Folder,
+        journal: u128,
+        (name, logged): (Name, u64),
+    ) -> io::Result<Self> {
+        let (file, seed) = (folder.create(&name.unfinished())?, name.seed(journal));
+        Ok(Self { name, chunks: 0, bytes: 0, logged, file, seed })
     }
 
     /// Writes a chunk. Durable when the checkpoint is finished.
     pub(super) fn write(&mut self, chunk: &[u8]) -> io::Result<()> {
         let length = u32::try_from(chunk.len()).map_err(io::Error::other)?;
-        let checksum = checksum(self.name.seed(self.journal), self.chunks, chunk);
-        self.buffer.clear();
-        self.buffer.put_u32_le(length);
-        self.buffer.put_u32_le(checksum);
-        self.buffer.put_slice(chunk);
-        self.file.write_at(&self.buffer, self.offset)?;
-        self.offset += u64::try_from(self.buffer.len()).map_err(io::Error::other)?;
+        let mut buffer = Vec::new();
+        buffer.put_u32_le(length);
+        buffer.put_u32_le(checksum(self.seed, self.chunks, chunk));
+        buffer.put_slice(chunk);
+        self.file.write_at(&buffer, self.bytes)?;
+        self.bytes += HEAD + u64::from(length);
         self.chunks += 1;
         Ok(())
-    }
-
-    /// Its file.
-    pub(super) fn file(&self) -> Arc<dyn File> {
-        self.file.clone()
     }
 }
 
@@ -117,49 +113,51 @@ pub(super) fn finish(folder: &dyn Folder, file: &dyn File, name: Name) -> io::Re
 
 impl Chunks {
     /// Opens a floor's checkpoint.
-    pub(super) fn open(folder: &dyn Folder, journal: u128, floor: &Floor) -> io::Result<Self> {
-        let name = Name::of(floor);
-        let file = folder.open(&name.file())?;
-        let (bytes, seed) = (file.bytes()?, name.seed(journal));
-        Ok(Self { file, seed, bytes, offset: 0, read: 0, chunks: floor.chunks })
+    pub(super) fn open(folder: &dyn Folder, kept: &Kept) -> Result<Self, LogError> {
+        let (named, floor) = (Name::of(&kept.floor), kept.floor);
+        let name = named.file();
+        let unusable = |error: io::Error| match error.kind() {
+            io::ErrorKind::NotFound => {
+                let what = format!("it is the checkpoint at {}, the floor", floor.at);
+                refusal::missing(folder, &name, &what)
+            }
+            _ => refusal::unusable(folder, &name)(error),
+        };
+        let file = folder.open(&name).map_err(unusable)?;
+        let (bytes, seed) = (file.bytes().map_err(unusable)?, named.seed(kept.journal));
+        Ok(Self { name, file, seed, bytes, offset: 0, read: 0, chunks: floor.chunks })
     }
 
     /// The next chunk; `None` after the last.
-    pub(super) fn next(&mut self) -> Result<Option<Bytes>, Damage> {
-        let damage = |what: String| Damage { offset: self.offset, what };
-        if self.read == self.chunks {
-            return if self.offset == self.bytes {
-                Ok(None)
-            } else {
-                Err(damage(format!("there is more behind chunk {}, the last", self.chunks)))
-            };
+    pub(super) fn next(&mut self, folder: &dyn Folder) -> Result<Option<Bytes>, LogError> {
+        let (name, offset, read, chunks) = (&self.name, self.offset, self.read, self.chunks);
+        let damaged = |what: String| refusal::damaged(folder, name, offset, &what);
+        let left = self.bytes - offset;
+        if read == chunks && left == 0 {
+            return Ok(None);
+        } else if read == chunks {
+            return Err(damaged(format!("there is more behind chunk {chunks}, the last")));
         }
-        let cut_off = || damage(format!("it ends before chunk {} of {}", self.read, self.chunks));
-        let failed = |error: io::Error| damage(error.to_string());
-        let left = self.bytes - self.offset;
-        let mut head = [0; HEAD];
-        if left < HEAD as u64 {
+        let cut_off = || damaged(format!("it ends before chunk {read} of {chunks}"));
+        let failed = |error: io::Error| damaged(error.to_string());
+        let mut head = [0; HEAD_BYTES];
+        if left < HEAD {
             return Err(cut_off());
         }
-        self.file.read_at(&mut head, self.offset).map_err(failed)?;
+        self.file.read_at(&mut head, offset).map_err(failed)?;
         let mut head = head.as_slice();
         let (length, expected) = (head.get_u32_le(), head.get_u32_le());
-        if u64::from(length) > left - HEAD as u64 {
+        if u64::from(length) > left - HEAD {
             return Err(cut_off());
         }
         let mut chunk = vec![0; usize::try_from(length).unwrap_or_default()];
-        self.file.read_at(&mut chunk, self.offset + HEAD as u64).map_err(failed)?;
-        if checksum(self.seed, self.read, &chunk) != expected {
-            return Err(damage(format!("chunk {} does not verify", self.read)));
+        self.file.read_at(&mut chunk, offset + HEAD).map_err(failed)?;
+        if checksum(self.seed, read, &chunk) != expected {
+            return Err(damaged(format!("chunk {read} does not verify")));
         }
-        self.offset += HEAD as u64 + u64::from(length);
+        self.offset += HEAD + u64::from(length);
         self.read += 1;
         Ok(Some(chunk.into()))
-    }
-
-    /// Its size.
-    pub(super) fn bytes(&self) -> u64 {
-        self.bytes
     }
 }
 

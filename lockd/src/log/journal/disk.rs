@@ -11,11 +11,14 @@ use std::{
 };
 
 use rustix::{
-    fs::{AtFlags, Dir, FallocateFlags, FlockOperation, Mode, OFlags},
+    fs::{AtFlags, Dir, FlockOperation, Mode, OFlags},
     io::Errno,
 };
 
-use super::folder::{File, Folder};
+use super::{
+    folder::{File, Folder},
+    refusal,
+};
 use crate::log::LogError;
 
 const LOCK: &str = "lockd.pid";
@@ -38,14 +41,7 @@ struct LockedFile(std::fs::File);
 impl Disk {
     /// Takes possession of a folder, which is made if it is not there.
     pub(super) fn open(path: &Path) -> Result<Self, LogError> {
-        let unusable = |path: &Path| {
-            let path = path.display().to_string();
-            move |error: io::Error| {
-                LogError::Broken(format!(
-                    "\"{path}\" can't be used: {error}; give lockd a folder that it may read and write, with --data-dir"
-                ))
-            }
-        };
+        let unusable = |path: &Path| refusal::unusable_at(path.display().to_string());
         std::fs::create_dir_all(path).map_err(unusable(path))?;
         let before = BEFORE.into_iter().find(|name| path.join(name).exists());
         if let Some(before) = before {
@@ -167,12 +163,15 @@ impl Folder for Disk {
         Ok(true)
     }
 
-    fn is_in_place(&self) -> bool {
+    fn is_in_place(&self, name: &str, file: &dyn File) -> bool {
         let at_path = rustix::fs::stat(&self.path).map(|found| (found.st_dev, found.st_ino));
         let open = rustix::fs::fstat(&self.folder).map(|found| (found.st_dev, found.st_ino));
-        at_path.is_ok() && at_path == open && self.holds(LOCK, &self.lock)
+        let is_there = at_path.is_ok() && at_path == open;
+        is_there && self.holds(LOCK, &self.lock) && self.holds(name, file)
     }
+}
 
+impl Disk {
     fn holds(&self, name: &str, file: &dyn File) -> bool {
         let flags = AtFlags::SYMLINK_NOFOLLOW;
         let Ok(found) = rustix::fs::statat(&self.folder, name, flags) else { return false };
@@ -191,14 +190,6 @@ impl File for LockedFile {
 
     fn write_at(&self, buffer: &[u8], offset: u64) -> io::Result<()> {
         self.0.write_all_at(buffer, offset)
-    }
-
-    fn allocate(&self, bytes: u64) -> io::Result<()> {
-        match rustix::fs::fallocate(&self.0, FallocateFlags::empty(), 0, bytes) {
-            // Then the zeros find out whether there is room.
-            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
-            Err(errno) => Err(errno.into()),
-        }
     }
 
     fn sync(&self) -> io::Result<()> {

@@ -33,11 +33,8 @@ pub(super) trait Folder: Send + Sync + 'static {
     /// False if one has it open.
     fn claim(&self, journal: u128) -> io::Result<bool>;
 
-    /// Whether the folder and its lock are still at their paths.
-    fn is_in_place(&self) -> bool;
-
-    /// Whether this name is still this file's.
-    fn holds(&self, name: &str, file: &dyn File) -> bool;
+    /// Whether the folder and its lock are still at their paths, and this name is still this file's.
+    fn is_in_place(&self, name: &str, file: &dyn File) -> bool;
 }
 
 /// An open file.
@@ -50,9 +47,6 @@ pub(super) trait File: Send + Sync {
 
     /// Writes all of a buffer at an offset.
     fn write_at(&self, buffer: &[u8], offset: u64) -> io::Result<()>;
-
-    /// Asks for space on the disk, where the file system can.
-    fn allocate(&self, bytes: u64) -> io::Result<()>;
 
     /// Makes durable what was written.
     fn sync(&self) -> io::Result<()>;
@@ -70,6 +64,21 @@ pub(super) fn read(folder: &dyn Folder, name: &str) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// Makes a file that is whole and durable as soon as it has its name.
+pub(super) fn create_durable(
+    folder: &dyn Folder,
+    name: &str,
+    bytes: &[u8],
+) -> io::Result<Arc<dyn File>> {
+    let new = format!("{name}.new");
+    let file = folder.create(&new)?;
+    file.write_at(bytes, 0)?;
+    file.sync()?;
+    folder.rename(&new, name)?;
+    folder.sync()?;
+    Ok(file)
+}
+
 /// Removes a file, or does nothing if it is not there.
 pub(super) fn remove_if_there(folder: &dyn Folder, name: &str) -> io::Result<()> {
     match folder.remove(name) {
@@ -80,8 +89,6 @@ pub(super) fn remove_if_there(folder: &dyn Folder, name: &str) -> io::Result<()>
 
 /// Whether an error says that there is no room.
 pub(super) fn is_full(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
-    )
+    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
 }

@@ -6,7 +6,6 @@
 
 use bytes::{Buf as _, BufMut as _};
 
-use super::segment::SegmentId;
 use crate::{
     log::MAX_RECORD_BYTES,
     record::{Position, ReplicaId},
@@ -16,7 +15,8 @@ use crate::{
 pub(super) const FRAME_BYTES: usize = 40;
 
 /// Frames begin at multiples of this, which a scan makes use of.
-pub(super) const ALIGN: usize = 8;
+pub(super) const ALIGN: u64 = STEP as u64;
+pub(super) const STEP: usize = 8;
 
 const CHECKSUM: usize = 4;
 
@@ -44,22 +44,13 @@ pub(super) struct Frame<'a> {
     pub(super) payload: &'a [u8],
 }
 
-/// A frame that was read.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Read<'a> {
-    pub(super) frame: Frame<'a>,
-    pub(super) checksum: u32,
-    /// Where the next one begins.
-    pub(super) end: usize,
-}
-
 /// What checksums of one segment begin with.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Seed(u32);
 
 impl Seed {
-    pub(super) fn of(segment: SegmentId) -> Self {
-        Self(crc32c::crc32c(&segment.0.to_le_bytes()))
+    pub(super) fn of(segment: u128) -> Self {
+        Self(crc32c::crc32c(&segment.to_le_bytes()))
     }
 
     fn checksum(self, offset: u64, covered: &[u8]) -> u32 {
@@ -74,6 +65,11 @@ impl Frame<'_> {
             Kind::Record => Position(self.at.0 + u64::from(self.operations.saturating_sub(1))),
             Kind::Seal => self.at,
         }
+    }
+
+    /// What it takes in its segment.
+    pub(super) fn bytes(&self) -> u64 {
+        size(self.payload.len())
     }
 
     /// Appends it to a buffer that will be written so that the frame is at this offset of its
@@ -94,13 +90,13 @@ impl Frame<'_> {
         if let Some(place) = buffer.get_mut(start..start + CHECKSUM) {
             place.copy_from_slice(&checksum.to_le_bytes());
         }
-        buffer.resize(start + size(self.payload.len()), 0);
+        buffer.resize(buffer.len().next_multiple_of(STEP), 0);
         checksum
     }
 
-    /// The frame at an offset of a segment, if one verifies there.
-    pub(super) fn read(segment: &[u8], offset: usize, seed: Seed) -> Option<Read<'_>> {
-        let whole = segment.get(offset..)?;
+    /// The frame at an offset of a segment and its checksum, if one verifies there.
+    pub(super) fn read(segment: &[u8], offset: u64, seed: Seed) -> Option<(Frame<'_>, u32)> {
+        let whole = segment.get(usize::try_from(offset).ok()?..)?;
         let mut head = whole;
         let checksum = head.try_get_u32_le().ok()?;
         let length = usize::try_from(head.try_get_u32_le().ok()?).ok()?;
@@ -113,14 +109,8 @@ impl Frame<'_> {
         let author = ReplicaId(head.try_get_u64_le().ok()?);
         let payload = head.get(..length).filter(|_| length <= MAX_RECORD_BYTES)?;
         let covered = whole.get(CHECKSUM..FRAME_BYTES + length)?;
-        let place = u64::try_from(offset).ok()?;
-        let frame = Self { kind, operations, at, synced, author, previous, payload: &[] };
-        let end = offset + size(length);
-        (seed.checksum(place, covered) == checksum).then_some(Read {
-            frame: Frame { payload, ..frame },
-            checksum,
-            end,
-        })
+        let frame = Frame { kind, operations, at, synced, author, previous, payload };
+        (seed.checksum(offset, covered) == checksum).then_some((frame, checksum))
     }
 }
 
@@ -138,6 +128,6 @@ impl Kind {
 }
 
 /// The bytes of a frame with a payload of this size.
-pub(super) const fn size(payload: usize) -> usize {
-    (FRAME_BYTES + payload).next_multiple_of(ALIGN)
+pub(super) const fn size(payload: usize) -> u64 {
+    (FRAME_BYTES + payload).next_multiple_of(STEP) as u64
 }

@@ -5,131 +5,133 @@
 //! (J9). The new segment continues at a place beyond any that may have been seen (J4b), and has in
 //! it what can be read but may not be durable (J12).
 
-use std::{io, sync::Arc};
+use std::{collections::VecDeque, io};
 
 use super::{
-    Options,
-    checkpoint::Name,
+    Journal, Options,
+    checkpoint::{Chunks, Name},
     floor::{self, Floors, Kept},
     folder::{self, Folder},
+    keeper::Keeper,
     mark::{self, Mark, Marked},
     refusal,
-    replay::{self, Replay},
+    replay::Replay,
     room::{self, RESERVE, SPARES, Space},
-    segment::{self, Header},
+    segment::{self, AcceptedRestore, Header},
     survey::{self, Link, Survey},
+    upkeep::DurableCheckpoint,
     writer::{self, OpenSegment, Writer},
 };
 use crate::{
-    log::LogError,
+    log::{LogError, Profile},
     record::{Position, ReplicaId},
 };
 
 /// How far an opening continues beyond the greatest place in use.
 const JUMP: u64 = 1 << 20;
 
-/// The same where the folder is restored from a backup: what was granted since is not known.
+/// The same where a restore from a backup is accepted: what was granted since is not known.
 const RESTORED_JUMP: u64 = 1 << 40;
 
-/// An open journal, in parts.
-pub(super) struct Opened {
-    pub(super) journal: u128,
-    pub(super) writer: Writer,
-    pub(super) replay: Replay,
-    pub(super) space: Space,
-    pub(super) floors: Floors,
-    /// The segments before the open one, oldest first.
-    pub(super) links: Vec<Link>,
-    /// The checkpoints that are finished.
-    pub(super) checkpoints: Vec<Name>,
-    /// The size of the checkpoint in force.
-    pub(super) checkpoint_bytes: u64,
-    pub(super) floor: Position,
-    pub(super) me: ReplicaId,
-}
-
-/// Opens the journal in a folder, and makes it if the folder has none.
-pub(super) fn open(folder: &Arc<dyn Folder>, options: &Options) -> Result<Opened, LogError> {
-    let unusable = |error: io::Error| refusal::unusable(&**folder, "", &error);
-    let (mark, mut floors) = identify(&**folder)?;
-    let marked = mark.said();
-    if !folder.claim(marked.journal).map_err(unusable)? {
+/// Opens the journal in a folder, and makes it if the folder has none. Everything that is needed is read
+/// and verified before anything is changed.
+pub(super) fn open(
+    name: &'static str,
+    options: Options,
+    keeper: Keeper,
+) -> Result<Journal, LogError> {
+    let folder = &keeper.folder();
+    let unusable = refusal::unusable(&**folder, "");
+    let (mut mark, floors) = identify(&**folder)?;
+    let (marked, kept) = (mark.said(), floors.newest());
+    if !folder.claim(marked.journal).map_err(&unusable)? {
         let path = folder.path("");
         return Err(LogError::Broken(format!(
             "\"{path}\" is a copy of a journal that another lockd of this machine has open: stop it, or choose another --data-dir"
         )));
     }
-    floors.rewrite().map_err(|error| refusal::unusable(&**folder, floor::NAME, &error))?;
-    let kept = floors.newest();
-    let checkpoint_bytes = verify_checkpoint(&**folder, marked, kept)?;
+    if kept.is_some_and(|kept| kept.journal != marked.journal) {
+        let what = "it belongs to another journal than the mark";
+        return Err(refusal::damaged(&**folder, floor::NAME, 0, what));
+    }
     let found = survey::survey(&**folder, marked, kept)?;
+    let me = ReplicaId(u64::from_le_bytes(writer::random().map_err(&unusable)?));
+    let mut verified = Replay::new(folder.clone(), kept, found.links.clone(), me);
+    while verified.next()?.is_some() {}
+    let checkpoint_bytes = match &kept {
+        Some(kept) => Chunks::open(&**folder, kept)?.bytes,
+        None => 0,
+    };
     let mut space = Space::new(options.segment_bytes);
-    let checkpoints = tidy(&**folder, kept, &found, &mut space).map_err(unusable)?;
-    let mut begun = begin(folder, mark, options, (&found, kept, &mut space))?;
-    begun.mark.sync().map_err(|error| refusal::unusable(&**folder, mark::NAME, &error))?;
-    fill(&**folder, &mut space).map_err(unusable)?;
-    let me = ReplicaId(writer::random_id().map_err(unusable)?.half());
-    let replay = Replay::new(folder.clone(), kept, me);
-    let begun_link = Some(begun.link).filter(|link| link.end.offset > segment::START);
-    let all = found.links.iter().copied().chain(begun_link).collect();
-    Ok(Opened {
-        journal: marked.journal,
-        replay: replay.with(all),
-        writer: Writer::new(folder.clone(), begun.mark, begun.open, begun.link.header.base),
-        space,
-        floors,
-        links: found.links,
-        checkpoints,
-        checkpoint_bytes,
-        floor: kept.map_or(Position(0), |kept| kept.floor.at),
+    let checkpoints = tidy(&**folder, kept, &found, &mut space).map_err(&unusable)?;
+    let floor = kept.map_or(Position(0), |kept| kept.floor.at);
+    let header = header(&**folder, &options, (&found, floor, marked))?;
+    let begun = begin(&**folder, header, &found, &mut space);
+    let begun = begun.map_err(refusal::unusable(&**folder, &segment::name(header.number)))?;
+    // From here on a segment that is missing is missed, seal or no seal (J11).
+    let said = Marked { segment: begun.header.number, position: header.base, ..marked };
+    let said = mark.write(said).and_then(|()| mark.sync());
+    said.map_err(refusal::unusable(&**folder, mark::NAME))?;
+    fill(&**folder, &mut space).map_err(&unusable)?;
+    let is_needed = begun.end.offset > segment::START || header.restore.since > floor;
+    let link = is_needed.then_some(Link { header: begun.header, end: begun.end });
+    let links = found.links.iter().copied().chain(link).collect();
+    let closed = found.links.iter().map(|it| (it.header.number, it.end.last, it.header.bytes));
+    let finished = checkpoints.into_iter().map(|name| DurableCheckpoint { name, logged: 0 });
+    let mut journal = Journal {
+        profile: Profile { name, lanes: 1, is_shared: false },
+        checked: options.clock.now(),
+        clock: options.clock,
+        id: marked.journal,
         me,
-    })
+        writer: Writer::new(folder.clone(), mark, begun),
+        space,
+        replay: Some(Replay::new(folder.clone(), kept, links, me)),
+        events: VecDeque::new(),
+        is_busy: false,
+        closed: closed.collect(),
+        floors,
+        finished: finished.collect(),
+        checkpoint_bytes,
+        writing: None,
+        logged: 0,
+        below_floor: 0,
+        failed: None,
+        folder: folder.clone(),
+        keeper,
+    };
+    journal.tend()?;
+    Ok(journal)
 }
 
 /// Finds out which journal is in a folder.
 fn identify(folder: &dyn Folder) -> Result<(Mark, Floors), LogError> {
-    let unusable = |name: &'static str| move |error| refusal::unusable(folder, name, &error);
-    let names = folder.list().map_err(unusable(""))?;
+    let names = folder.list().map_err(refusal::unusable(folder, ""))?;
     let is_there = |name: &str| names.iter().any(|other| other == name);
-    if !is_there(mark::NAME) {
-        let rest = |name: &&String| {
-            segment::number(name).is_some() || Name::parse(name).is_some() || *name == floor::NAME
+    let of_mark = refusal::unusable(folder, mark::NAME);
+    let of_floor = refusal::unusable(folder, floor::NAME);
+    let mark = if is_there(mark::NAME) {
+        let mark = Mark::open(folder).map_err(of_mark)?;
+        mark.map_err(|what| refusal::damaged(folder, mark::NAME, 0, what))?
+    } else {
+        let begins = |name: &&String| {
+            name.starts_with("segment-") || name.starts_with("checkpoint-") || *name == floor::NAME
         };
-        if let Some(rest) = names.iter().find(rest) {
+        if let Some(rest) = names.iter().find(begins) {
             let what = format!("it says what was acknowledged, and \"{rest}\" is there");
             return Err(refusal::missing(folder, mark::NAME, &what));
         }
-        let journal = writer::random_id().map_err(unusable(mark::NAME))?.0;
-        let mark = Mark::create(folder, journal).map_err(unusable(mark::NAME))?;
-        return Ok((mark, Floors::create(folder).map_err(unusable(floor::NAME))?));
-    }
-    let mark = Mark::open(folder).map_err(unusable(mark::NAME))?;
-    let mark = mark.ok_or_else(|| {
-        refusal::damaged(folder, mark::NAME, 0, "what was acknowledged can't be read")
-    })?;
-    if !is_there(floor::NAME) {
-        if mark.said().segment > 0 {
+        let journal = writer::random().map(u128::from_le_bytes);
+        journal.and_then(|journal| Mark::create(folder, journal)).map_err(of_mark)?
+    };
+    let floors = match (is_there(floor::NAME), mark.said().segment) {
+        (true, _) => Floors::open(folder),
+        (false, 0) => Floors::create(folder),
+        (false, _) => {
             return Err(refusal::missing(folder, floor::NAME, "it says where the records begin"));
         }
-        return Ok((mark, Floors::create(folder).map_err(unusable(floor::NAME))?));
-    }
-    Ok((mark, Floors::open(folder).map_err(unusable(floor::NAME))?))
-}
-
-/// Reads the checkpoint of the floor. Returns its size.
-fn verify_checkpoint(
-    folder: &dyn Folder,
-    marked: Marked,
-    kept: Option<Kept>,
-) -> Result<u64, LogError> {
-    let Some(kept) = kept else { return Ok(0) };
-    if kept.journal != marked.journal {
-        let what = "it belongs to another journal than the mark";
-        return Err(refusal::damaged(folder, floor::NAME, 0, what));
-    }
-    let mut chunks = replay::open(folder, &kept)?;
-    while replay::next_chunk(folder, &kept.floor, &mut chunks)?.is_some() {}
-    Ok(chunks.bytes())
+    };
+    Ok((mark, floors.map_err(of_floor)?))
 }
 
 /// Removes what was not finished and what is not needed, and makes spares of segments that are not.
@@ -141,9 +143,9 @@ fn tidy(
     space: &mut Space,
 ) -> io::Result<Vec<Name>> {
     let mut checkpoints = Vec::new();
+    let force = kept.map(|kept| Name::of(&kept.floor));
     for name in folder.list()? {
         if let Some(checkpoint) = Name::parse(&name) {
-            let force = kept.map(|kept| Name::of(&kept.floor));
             if force == Some(checkpoint) || force.is_none_or(|it| it.floor < checkpoint.floor) {
                 checkpoints.push(checkpoint);
             } else {
@@ -155,9 +157,7 @@ fn tidy(
             keep_spare(folder, space, name)?;
         }
     }
-    for number in &found.dead {
-        recycle(folder, space, *number)?;
-    }
+    recycle(folder, space, found.dead.iter().copied())?;
     folder.sync()?;
     Ok(checkpoints)
 }
@@ -171,86 +171,63 @@ fn keep_spare(folder: &dyn Folder, space: &mut Space, name: String) -> io::Resul
     Ok(())
 }
 
-fn recycle(folder: &dyn Folder, space: &mut Space, number: u64) -> io::Result<()> {
-    let (segment, spare) = (segment::name(number), space.name());
-    folder.rename(&segment, &spare)?;
-    keep_spare(folder, space, spare)
+fn recycle(
+    folder: &dyn Folder,
+    space: &mut Space,
+    segments: impl Iterator<Item = u64>,
+) -> io::Result<()> {
+    for number in segments {
+        let spare = space.name();
+        folder.rename(&segment::name(number), &spare)?;
+        keep_spare(folder, space, spare)?;
+    }
+    Ok(())
 }
 
-/// A segment that was begun.
-struct Begun {
-    mark: Mark,
-    open: OpenSegment,
-    link: Link,
-}
-
-/// Begins a segment behind what was found, and marks that it is there.
-fn begin(
-    folder: &Arc<dyn Folder>,
-    mut mark: Mark,
+/// The header of the segment that is to follow what was found.
+fn header(
+    folder: &dyn Folder,
     options: &Options,
-    (found, kept, space): (&Survey, Option<Kept>, &mut Space),
-) -> Result<Begun, LogError> {
-    let marked = mark.said();
-    let highest = kept.map_or(found.highest, |kept| found.highest.max(kept.floor.at));
-    let is_new = found.newest == 0;
-    let jump = if options.restored {
-        RESTORED_JUMP
-    } else if is_new {
-        0
-    } else {
-        JUMP
+    (found, floor, marked): (&Survey, Position, Marked),
+) -> Result<Header, LogError> {
+    let accepted = options.accept_restored.as_deref().map(AcceptedRestore::hash);
+    let accepted = accepted.filter(|name| *name != found.restore.name);
+    let jump = match (found.newest, accepted) {
+        (0, _) => 0,
+        (_, Some(_)) => RESTORED_JUMP,
+        (_, None) => JUMP,
     };
-    let base = highest
-        .0
-        .checked_add(jump)
-        .map(Position)
-        .ok_or_else(|| LogError::Broken("the places of the journal are used up".to_owned()))?;
-    let after = found.after;
-    let carried = writer::last(&found.carried);
-    let id = writer::random_id();
-    let mut header = Header {
+    let used_up = || LogError::Broken("the places of the journal are used up".to_owned());
+    let base = found.highest.max(floor).0.checked_add(jump).map(Position).ok_or_else(used_up)?;
+    // What may not be durable is in the new segment, and durable with it.
+    let carried = found.carried.last();
+    let carried = carried.map(|it| it.at.after(u64::from(it.operations.saturating_sub(1))));
+    let id = writer::random().map_err(refusal::unusable(folder, ""))?;
+    Ok(Header {
         journal: marked.journal,
-        id: id.map_err(|error| refusal::unusable(&**folder, "", &error))?,
+        id: u128::from_le_bytes(id),
         number: found.newest + 1,
         bytes: options.segment_bytes.max(writer::needed(&found.carried)),
         base,
-        durable: carried.or(after.map(|end| end.last)).unwrap_or_default(),
-        after,
-    };
-    let made = match found.empty {
-        Some(empty) if found.carried.is_empty() => {
-            (header.number, header.bytes) = (empty.number, empty.bytes);
-            reuse(&**folder, header)
-        }
-        Some(_) | None => make(&**folder, header, found, space),
-    };
-    let name = segment::name(header.number);
-    let open = made.map_err(|error| refusal::unusable(&**folder, &name, &error))?;
-    // From here on a segment that is missing is missed, seal or no seal (J11).
-    let said = Marked { segment: header.number, position: base, ..marked };
-    mark.write(said).map_err(|error| refusal::unusable(&**folder, mark::NAME, &error))?;
-    let link = Link { header, end: open.end() };
-    Ok(Begun { mark, open, link })
+        // A name that a new journal is begun with belongs to a restore of before.
+        restore: accepted.map_or(found.restore, |name| AcceptedRestore { name, since: base }),
+        durable: carried.or(found.after.map(|end| end.last)).unwrap_or_default(),
+        after: found.after,
+    })
 }
 
-/// Puts another header over that of a segment without records. A crash loop on a full disk takes no
-/// further segment this way (J14).
-fn reuse(folder: &dyn Folder, header: Header) -> io::Result<OpenSegment> {
-    let file = folder.open(&segment::name(header.number))?;
-    file.write_at(&header.write(), 0)?;
-    file.sync()?;
-    folder.sync()?;
-    Ok(OpenSegment::new(file, header))
-}
-
-/// Makes a segment of a spare, and spares of segments that it takes the place of.
-fn make(
+/// Begins a segment: in place of one without records, so that a crash loop on a full disk takes no
+/// further segment (J14), or of a spare.
+fn begin(
     folder: &dyn Folder,
     header: Header,
     found: &Survey,
     space: &mut Space,
 ) -> io::Result<OpenSegment> {
+    if let Some(empty) = found.empty.filter(|_| found.carried.is_empty()) {
+        let header = Header { number: empty.number, bytes: empty.bytes, ..header };
+        return OpenSegment::make(folder, &segment::name(empty.number), header, &[]);
+    }
     let is_usual = header.bytes == space.segment_bytes();
     let spare = match is_usual.then(|| space.take()).flatten() {
         Some(spare) => spare,
@@ -260,11 +237,10 @@ fn make(
             name
         }
     };
-    let open = writer::open(folder, &spare, header, &found.carried)?;
-    for number in found.empty.map(|empty| empty.number).into_iter().chain(found.replaced) {
-        recycle(folder, space, number)?;
-        folder.sync()?;
-    }
+    let open = OpenSegment::make(folder, &spare, header, &found.carried)?;
+    let replaced = found.empty.map(|empty| empty.number).into_iter().chain(found.replaced);
+    recycle(folder, space, replaced)?;
+    folder.sync()?;
     Ok(open)
 }
 

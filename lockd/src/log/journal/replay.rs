@@ -6,12 +6,12 @@ use std::{collections::VecDeque, sync::Arc};
 use bytes::Bytes;
 
 use super::{
-    checkpoint::{Chunks, Damage, Name},
+    checkpoint::Chunks,
     floor::Kept,
     folder::Folder,
     frame::Kind,
-    read::{Contents, Cursor},
-    refusal, segment,
+    refusal,
+    segment::{self, Contents, End},
     survey::Link,
 };
 use crate::{
@@ -25,113 +25,117 @@ pub(super) struct Replay {
     stage: ReplayStage,
     floor: Option<Kept>,
     links: VecDeque<Link>,
+    /// Restores that were accepted up to here are known.
+    restored: Position,
+    /// A record that comes after one that is not.
+    held: Option<Delivered>,
     me: ReplicaId,
 }
 
 /// A segment that is being read.
 struct Reading {
     contents: Contents,
-    cursor: Cursor,
-    link: Link,
+    at: End,
+    end: End,
 }
 
 enum ReplayStage {
     Reset,
-    Chunks(Chunks),
+    Chunks(Chunks, Floor),
     Records(Option<Box<Reading>>),
     Over,
 }
 
 impl Replay {
-    pub(super) fn new(folder: Arc<dyn Folder>, floor: Option<Kept>, me: ReplicaId) -> Self {
-        Self { folder, stage: ReplayStage::Reset, floor, links: VecDeque::new(), me }
-    }
-
-    /// The segments to read, oldest first.
-    pub(super) fn with(self, links: Vec<Link>) -> Self {
-        Self { links: links.into(), ..self }
+    /// What is in these segments, oldest first, behind a floor.
+    pub(super) fn new(
+        folder: Arc<dyn Folder>,
+        floor: Option<Kept>,
+        links: Vec<Link>,
+        me: ReplicaId,
+    ) -> Self {
+        let restored = floor.map_or(Position(0), |kept| kept.floor.at);
+        let stage = ReplayStage::Reset;
+        Self { folder, stage, floor, links: links.into(), restored, held: None, me }
     }
 
     /// The next event; `None` after the last.
     pub(super) fn next(&mut self) -> Result<Option<Event>, LogError> {
         loop {
-            match &mut self.stage {
+            let (stage, event) = match &mut self.stage {
                 ReplayStage::Reset => {
-                    self.stage = match self.floor {
-                        Some(kept) => ReplayStage::Chunks(open(&*self.folder, &kept)?),
+                    let chunks = |kept| Chunks::open(&*self.folder, kept);
+                    let stage = match &self.floor {
+                        Some(kept) => ReplayStage::Chunks(chunks(kept)?, kept.floor),
                         None => ReplayStage::Records(None),
                     };
-                    return Ok(Some(Event::Reset));
+                    (stage, Event::Reset)
                 }
-                ReplayStage::Chunks(chunks) => {
-                    let floor = self.floor.map(|kept| kept.floor).unwrap_or_default();
-                    if let Some(chunk) = next_chunk(&*self.folder, &floor, chunks)? {
-                        return Ok(Some(Event::Chunk(chunk)));
+                ReplayStage::Chunks(chunks, floor) => match chunks.next(&*self.folder)? {
+                    Some(chunk) => return Ok(Some(Event::Chunk(chunk))),
+                    None => (ReplayStage::Records(None), Event::Floor(*floor)),
+                },
+                ReplayStage::Records(_) => {
+                    if let Some(event) = self.next_of_segment()? {
+                        return Ok(Some(event));
                     }
-                    self.stage = ReplayStage::Records(None);
-                    return Ok(Some(Event::Floor(floor)));
-                }
-                ReplayStage::Records(reading) => {
-                    let after = self.floor.map_or(Position(0), |kept| kept.floor.at);
-                    if let Some(reading) = reading
-                        && let Some(record) = next_record(&*self.folder, reading, after)?
-                    {
-                        return Ok(Some(Event::Record(record)));
-                    }
-                    let Some(link) = self.links.pop_front() else {
+                    let Some(Link { header, end }) = self.links.pop_front() else {
                         self.stage = ReplayStage::Over;
                         return Ok(Some(Event::Live(self.me)));
                     };
-                    let contents = Contents::load(&*self.folder, link.header.number)?;
-                    let cursor = contents.start();
-                    *reading = Some(Box::new(Reading { contents, cursor, link }));
+                    let contents = Contents::load(&*self.folder, header.number)?;
+                    let at = contents.header.start();
+                    let reading = Box::new(Reading { contents, at, end });
+                    self.stage = ReplayStage::Records(Some(reading));
+                    continue;
                 }
                 ReplayStage::Over => return Ok(None),
+            };
+            self.stage = stage;
+            return Ok(Some(event));
+        }
+    }
+
+    /// The next event of the segment that is being read; `None` at its end.
+    fn next_of_segment(&mut self) -> Result<Option<Event>, LogError> {
+        let ReplayStage::Records(Some(reading)) = &mut self.stage else { return Ok(None) };
+        let record = match self.held.take() {
+            None => {
+                let after = self.floor.map_or(Position(0), |kept| kept.floor.at);
+                reading.next(&*self.folder, after)?
+            }
+            held => held,
+        };
+        // A segment has records of before as well, which were carried over into it.
+        let since = reading.contents.header.restore.since;
+        let is_before = record.as_ref().is_some_and(|record| record.at <= since);
+        if since > self.restored && !is_before {
+            (self.restored, self.held) = (since, record);
+            return Ok(Some(Event::Restored { at: since }));
+        }
+        Ok(record.map(Event::Record))
+    }
+}
+
+impl Reading {
+    /// The next record behind a floor; `None` at the end, which has to be reached.
+    fn next(
+        &mut self,
+        folder: &dyn Folder,
+        after: Position,
+    ) -> Result<Option<Delivered>, LogError> {
+        while let Some(frame) = self.contents.next(&mut self.at, self.end.offset) {
+            if frame.kind == Kind::Record && frame.last() > after {
+                let (at, author, lane) = (frame.at, frame.author, None);
+                let bytes = Bytes::copy_from_slice(frame.payload);
+                return Ok(Some(Delivered { at, author, lane, bytes }));
             }
         }
-    }
-}
-
-/// The next record of a segment behind a floor; `None` at its end.
-fn next_record(
-    folder: &dyn Folder,
-    reading: &mut Reading,
-    after: Position,
-) -> Result<Option<Delivered>, LogError> {
-    let Reading { contents, cursor, link } = reading;
-    while let Some(frame) = contents.next(cursor, link.end.offset) {
-        if frame.kind == Kind::Record && frame.last() > after {
-            let bytes = Bytes::copy_from_slice(frame.payload);
-            return Ok(Some(Delivered { at: frame.at, author: frame.author, lane: None, bytes }));
+        if self.at == self.end {
+            return Ok(None);
         }
+        let what = format!("records up to {} were durable", self.end.last);
+        let name = segment::name(self.end.number);
+        Err(refusal::damaged(folder, &name, self.at.offset, &what))
     }
-    let reached = contents.end(cursor);
-    if reached == link.end {
-        return Ok(None);
-    }
-    let what = "it was whole a moment ago";
-    Err(refusal::damaged(folder, &segment::name(link.header.number), reached.offset, what))
-}
-
-/// Opens a floor's checkpoint.
-pub(super) fn open(folder: &dyn Folder, kept: &Kept) -> Result<Chunks, LogError> {
-    let name = Name::of(&kept.floor).file();
-    Chunks::open(folder, kept.journal, &kept.floor).map_err(|error| {
-        if error.kind() == std::io::ErrorKind::NotFound {
-            let what = format!("it is the checkpoint at {}, the floor", kept.floor.at);
-            return refusal::missing(folder, &name, &what);
-        }
-        refusal::unusable(folder, &name, &error)
-    })
-}
-
-/// The next chunk of a checkpoint.
-pub(super) fn next_chunk(
-    folder: &dyn Folder,
-    floor: &Floor,
-    chunks: &mut Chunks,
-) -> Result<Option<Bytes>, LogError> {
-    chunks.next().map_err(|Damage { offset, what }| {
-        refusal::damaged(folder, &Name::of(floor).file(), offset, &what)
-    })
 }

@@ -124,7 +124,6 @@ pub(super) fn make(folder: &dyn Folder, name: &str, bytes: u64) -> io::Result<()
 
 fn zero(folder: &dyn Folder, name: &str, bytes: u64) -> io::Result<()> {
     let file = folder.create(name)?;
-    file.allocate(bytes)?;
     let step = usize::try_from(bytes).unwrap_or(STEP).min(STEP);
     let zeros = vec![0; step];
     let mut offset = 0;

@@ -1,22 +1,23 @@
-//! What an opening finds: every segment is read and verified, and a torn end is distinguished from
-//! damage.
+//! What an opening finds: which segments belong together, and where the last one ends.
 //!
-//! `E` is the last good place before the first bad frame. Records behind it were acknowledged, and
-//! lost to damage, if the mark says so, or if a later frame verifies and says that more than `E` was
-//! durable when it was framed. Otherwise what is behind `E` was never acknowledged, and is cut.
-//! Segments before the last have a known end, which has to be reached.
+//! Each header names the segment before it and where that ends, so that every end but the last is
+//! known, and has to be reached. In the last segment a torn end is distinguished from damage. `E` is
+//! the last good place before its first bad frame. Records behind it were acknowledged, and lost to
+//! damage, if the mark says so, or if a later frame verifies and says that more than `E` was durable
+//! when it was framed. Otherwise what is behind `E` was never acknowledged, and is cut.
+
+use std::io;
 
 use bytes::Bytes;
 
 use super::{
-    chain,
     floor::Kept,
     folder::Folder,
-    frame::{Frame, Kind},
+    frame::Kind,
     mark::Marked,
-    read::Contents,
     refusal,
-    segment::{self, End, Header},
+    sector::{SECTOR, UNVERIFIED},
+    segment::{self, AcceptedRestore, Contents, End, Header},
 };
 use crate::{
     log::LogError,
@@ -44,6 +45,8 @@ pub(super) struct Survey {
     pub(super) replaced: Option<u64>,
     /// No place greater than this was in use.
     pub(super) highest: Position,
+    /// What the newest segment says of it.
+    pub(super) restore: AcceptedRestore,
     /// The greatest number of a segment.
     pub(super) newest: u64,
 }
@@ -64,129 +67,191 @@ pub(super) struct Carried {
     pub(super) bytes: Bytes,
 }
 
-/// Where the frames of the last segment end.
-struct Tail {
-    /// The place of the last good operation.
-    last: Position,
-    /// Up to where frames say that all is durable.
-    proven: Position,
-}
-
-/// Reads everything.
+/// Finds the segments, and reads the last.
 pub(super) fn survey(
     folder: &dyn Folder,
     marked: Marked,
     floor: Option<Kept>,
 ) -> Result<Survey, LogError> {
-    let mut chain = chain::find(folder, marked, floor)?;
-    let bases = chain.headers.iter().map(|header| header.base);
-    let highest = bases.chain([marked.position]).max().unwrap_or_default();
-    let all = chain.headers.iter().map(|header| header.number).chain(chain.dead.iter().copied());
-    let newest = all.max().unwrap_or_default();
-    let mut found = Survey { highest, newest, ..Survey::default() };
-    if let Some(last) = chain.headers.last()
-        && is_empty(folder, last)?
-    {
-        found.empty = chain.headers.pop();
+    let first = floor.map_or(0, |kept| kept.first);
+    let listed = folder.list().map_err(refusal::unusable(folder, ""))?;
+    let numbers: Vec<_> = listed.iter().filter_map(|name| segment::number(name)).collect();
+    let newest_below = |end| numbers.iter().copied().filter(|it| (first..end).contains(it)).max();
+    let mut newest = newest_below(u64::MAX).unwrap_or_default();
+    if newest > marked.segment && matches!(header(folder, newest, marked), Ok(Err(UNVERIFIED))) {
+        // It was being made. If the one before it is sealed, that is found when it is read.
+        newest = newest_below(newest).unwrap_or_default();
     }
-    let last = chain.headers.pop();
-    found.dead = chain.dead;
-    let next = chain.headers.iter().skip(1).chain(&last).filter_map(|header| header.after);
-    for (header, end) in chain.headers.iter().zip(next) {
-        verify(folder, header, &end)?;
-        found.links.push(Link { header: *header, end });
+    if newest < marked.segment || (newest == 0 && floor.is_some()) {
+        let name = segment::name(marked.segment.max(first));
+        let what = "\"mark\" or \"floor\" says that it is there";
+        return Err(refusal::missing(folder, &name, what));
     }
-    match (last, found.empty) {
-        (Some(last), _) => found.read_last(folder, marked, last.number)?,
-        (None, Some(empty)) => {
-            acknowledged(folder, marked, &empty)?;
-            found.after = empty.after;
-        }
-        (None, None) => {}
-    }
-    let reached = found.highest;
-    if let Some(kept) = floor.filter(|kept| kept.floor.at > reached) {
+    let mut chain = walk(folder, marked, (newest, first))?;
+    let highest = chain.iter().map(|header| header.base).chain([marked.position]).max();
+    let is_needed = |number: &u64| chain.iter().any(|it| it.number == *number);
+    let mut found = Survey {
+        restore: chain.last().map(|header| header.restore).unwrap_or_default(),
+        highest: highest.unwrap_or_default(),
+        newest: numbers.iter().copied().max().unwrap_or_default(),
+        dead: numbers.into_iter().filter(|number| !is_needed(number)).collect(),
+        ..Survey::default()
+    };
+    found.read_last(folder, marked, &mut chain)?;
+    let ends = chain.iter().skip(1).filter_map(|header| header.after).chain(found.after);
+    found.links =
+        chain.iter().zip(ends).map(|(header, end)| Link { header: *header, end }).collect();
+    if let Some(kept) = floor.filter(|kept| kept.floor.at > found.highest) {
         let what = format!("the floor is at {}, and it ends before", kept.floor.at);
         return Err(refusal::damaged(folder, &segment::name(newest), 0, &what));
     }
     Ok(found)
 }
 
+/// Goes back from the newest segment to the first that is needed.
+fn walk(
+    folder: &dyn Folder,
+    marked: Marked,
+    (newest, first): (u64, u64),
+) -> Result<Vec<Header>, LogError> {
+    let mut chain: Vec<Header> = Vec::new();
+    let mut number = newest;
+    while number != 0 {
+        let name = segment::name(number);
+        let damaged = |what: &str| Err(refusal::damaged(folder, &name, 0, what));
+        let header = match header(folder, number, marked) {
+            Ok(Ok(header)) => header,
+            Ok(Err(what)) => return damaged(what),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(refusal::missing(folder, &name, "the segment after it names it"));
+            }
+            Err(error) => return Err(refusal::unusable(folder, &name)(error)),
+        };
+        let named = chain.last().and_then(|next| next.after).map(|after| after.id);
+        if named.is_some_and(|id| id != header.id) {
+            return damaged("it is not the segment that the one after it names");
+        }
+        chain.push(header);
+        number = match header.after {
+            Some(after) if after.number >= number => {
+                return damaged("it names a later one before it");
+            }
+            Some(after) if after.number >= first => after.number,
+            // The one before it is not needed, or there was none.
+            Some(_) | None => 0,
+        };
+    }
+    chain.reverse();
+    Ok(chain)
+}
+
+/// A segment's header; what is wrong with it if it can't be used.
+fn header(
+    folder: &dyn Folder,
+    number: u64,
+    marked: Marked,
+) -> io::Result<Result<Header, &'static str>> {
+    let file = folder.open(&segment::name(number))?;
+    let bytes = file.bytes()?;
+    if bytes < segment::START {
+        return Ok(Err("it is cut off"));
+    }
+    let mut sector = [0; SECTOR];
+    file.read_at(&mut sector, 0)?;
+    Ok(Header::read(&sector).and_then(|header| match header {
+        _ if header.journal != marked.journal => Err("it belongs to another journal than the mark"),
+        _ if header.number != number => Err("it has another number than its name"),
+        _ if header.bytes != bytes => Err("it is cut off"),
+        _ => Ok(header),
+    }))
+}
+
 impl Survey {
-    /// Reads the last segment with records in it, which may be torn.
+    /// Reads the last segment with records in it, which may be torn. Leaves in the chain what is kept.
     fn read_last(
         &mut self,
         folder: &dyn Folder,
         marked: Marked,
-        number: u64,
+        chain: &mut Vec<Header>,
     ) -> Result<(), LogError> {
-        let name = segment::name(number);
-        let contents = Contents::load(folder, number)?;
-        let end = self.empty.and_then(|empty| empty.after);
-        let limit = end.map_or(contents.header.bytes, |end| end.offset);
-        let mut cursor = contents.start();
-        let mut tail = Tail { last: contents.header.before(), proven: contents.header.durable };
-        while let Some(frame) = contents.next(&mut cursor, limit) {
+        let Some(newest) = chain.last() else { return Ok(()) };
+        let mut contents = Contents::load(folder, newest.number)?;
+        if contents.behind(segment::START).next().is_none() {
+            self.empty = chain.pop();
+            self.after = contents.header.after;
+            contents = match chain.last() {
+                Some(last) => Contents::load(folder, last.number)?,
+                None => return self.judge(folder, marked, (&contents, &contents.header.start())),
+            };
+        }
+        let limit = self.empty.and_then(|it| it.after).map_or(u64::MAX, |end| end.offset);
+        let (mut at, mut proven) = (contents.header.start(), contents.header.durable);
+        while let Some(frame) = contents.next(&mut at, limit) {
             if frame.kind == Kind::Seal {
-                let next = segment::name(number + 1);
+                let name = segment::name(contents.header.number);
                 let what = format!("\"{name}\" is sealed and names the one after it");
+                let next = segment::name(contents.header.number + 1);
                 return Err(refusal::missing(folder, &next, &what));
             }
-            tail.last = frame.last();
-            tail.proven = tail.proven.max(frame.synced);
+            proven = proven.max(frame.synced);
         }
-        let reached = contents.end(&cursor);
-        let is_whole = end.is_some_and(|end| end == reached);
-        self.judge(folder, marked, &contents, (&tail, is_whole, reached.offset))?;
+        self.judge(folder, marked, (&contents, &at))?;
         let empty = self.empty.map_or(Position(0), |empty| empty.durable);
-        let proven = tail.proven.max(marked.position).max(empty);
-        self.divide(&contents, proven, reached.offset);
-        self.highest = self.highest.max(tail.last);
+        self.divide(&contents, proven.max(marked.position).max(empty), at.offset);
+        if self.replaced.is_some() {
+            chain.pop();
+        }
+        self.highest = self.highest.max(at.last);
         Ok(())
     }
 
-    /// Whether the end of the last segment is one that a crash can have left.
+    /// Whether the end that was reached in the last segment is one that a crash can have left.
     fn judge(
         &self,
         folder: &dyn Folder,
         marked: Marked,
-        contents: &Contents,
-        (tail, is_whole, bad): (&Tail, bool, u64),
+        (contents, reached): (&Contents, &End),
     ) -> Result<(), LogError> {
         let header = &contents.header;
-        let damaged =
-            |what: String| Err(refusal::damaged(folder, &segment::name(header.number), bad, &what));
-        if tail.last < header.durable {
-            return damaged(format!("records up to {} were durable", header.durable));
-        }
-        let good = tail.last.max(header.base);
-        if let Some(empty) = self.empty {
-            if is_whole {
-                return acknowledged(folder, marked, &empty);
-            } else if empty.durable > good {
-                return damaged(format!("records up to {} were durable", empty.durable));
-            }
+        let is_whole = self.empty.is_some_and(|empty| empty.after.is_none_or(|it| it == *reached));
+        let (name, offset) = (segment::name(header.number), reached.offset);
+        let damaged = |what: String| Err(refusal::damaged(folder, &name, offset, &what));
+        let good = match self.empty {
+            // All that is before the empty segment is there, so what was in use may be beyond it.
+            Some(empty) if is_whole => empty.before().max(empty.base),
+            Some(_) | None => reached.last.max(header.base),
+        };
+        let durable = self.empty.map_or(header.durable, |empty| empty.durable);
+        if reached.last < header.durable || (!is_whole && durable > good) {
+            return damaged(format!("records up to {} were durable", durable.max(header.durable)));
         }
         if marked.position > good {
             return damaged(format!("records up to {} were acknowledged", marked.position));
         }
-        let later = contents.behind(bad).find(|frame| !is_whole && frame.synced > good);
-        if let Some(Frame { at, synced, .. }) = later {
-            return damaged(format!("a later record, {at}, says that {synced} was durable"));
+        let later = contents.behind(offset).find(|frame| !is_whole && frame.synced > good);
+        match later {
+            Some(frame) => damaged(format!(
+                "a later record, {}, says that {} was durable",
+                frame.at, frame.synced
+            )),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// Divides what can be read of the last segment into what is known to be durable, and what is
     /// to be written again. That is all of it where it is little, so that daemons that start and
     /// die, over and over, do not take a segment each (J14).
     fn divide(&mut self, contents: &Contents, proven: Position, end: u64) {
-        let is_little = self.empty.is_none() && end <= contents.header.bytes / LITTLE;
-        let mut cursor = contents.start();
-        let mut kept = contents.end(&cursor);
-        while let Some(frame) = contents.next(&mut cursor, end) {
+        let header = &contents.header;
+        // Where a restore was accepted is said by the first segment after it.
+        let begins_here =
+            header.restore != AcceptedRestore::default() && header.restore.since == header.base;
+        let is_little = self.empty.is_none() && !begins_here && end <= header.bytes / LITTLE;
+        let mut at = header.start();
+        let mut kept = at;
+        while let Some(frame) = contents.next(&mut at, end) {
             if frame.last() <= proven && !is_little {
-                kept = contents.end(&cursor);
+                kept = at;
                 continue;
             }
             self.carried.push(Carried {
@@ -196,40 +261,7 @@ impl Survey {
                 bytes: Bytes::copy_from_slice(frame.payload),
             });
         }
-        if is_little {
-            (self.after, self.replaced) = (contents.header.after, Some(contents.header.number));
-        } else {
-            self.after = Some(kept);
-            self.links.push(Link { header: contents.header, end: kept });
-        }
+        self.replaced = is_little.then_some(header.number);
+        self.after = if is_little { header.after } else { Some(kept) };
     }
-}
-
-/// Whether nothing that was acknowledged can have been in a segment without records.
-fn acknowledged(folder: &dyn Folder, marked: Marked, empty: &Header) -> Result<(), LogError> {
-    let good = empty.before().max(empty.base);
-    if marked.position <= good {
-        return Ok(());
-    }
-    let what = format!("records up to {} were acknowledged", marked.position);
-    Err(refusal::damaged(folder, &segment::name(empty.number), segment::START, &what))
-}
-
-/// Whether a segment holds no record at all, whole or torn.
-fn is_empty(folder: &dyn Folder, header: &Header) -> Result<bool, LogError> {
-    let contents = Contents::load(folder, header.number)?;
-    Ok(contents.behind(segment::START).next().is_none())
-}
-
-/// Reads a segment whose end is known.
-fn verify(folder: &dyn Folder, header: &Header, end: &End) -> Result<(), LogError> {
-    let contents = Contents::load(folder, header.number)?;
-    let mut cursor = contents.start();
-    while contents.next(&mut cursor, end.offset).is_some() {}
-    let reached = contents.end(&cursor);
-    if reached == *end {
-        return Ok(());
-    }
-    let what = format!("records up to {} were durable", end.last);
-    Err(refusal::damaged(folder, &segment::name(header.number), reached.offset, &what))
 }

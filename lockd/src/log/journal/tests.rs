@@ -1,6 +1,5 @@
 //! What the journal promises, each rule by its number in RULES.
 
-mod conformance;
 mod crash;
 mod damage;
 mod failure;
@@ -8,4 +7,6 @@ mod folder;
 mod frames;
 mod full;
 mod machine;
+mod records;
+mod restored;
 mod story;

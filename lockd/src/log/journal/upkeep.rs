@@ -1,19 +1,29 @@
-//! What an open journal does besides taking records: enters segments, keeps spares, takes in what
-//! its keeper has done, and fails.
+//! What an open journal does besides taking records: enters segments, keeps spares, writes checkpoints
+//! and puts floors in force, and fails.
 
 use std::io;
 
+use bytes::Bytes;
+
 use super::{
     CHECK_INTERVAL, Journal,
-    checkpoint::{Name, Writing},
-    folder, frame,
-    keeper::{Done, Job, Trim},
-    refusal, segment, writer,
+    checkpoint::{self, Name, Writing},
+    folder,
+    keeper::Job,
+    refusal, room, segment, writer,
 };
 use crate::{
     log::{Draft, Event, Floor, LogError, MAX_OPERATIONS, MAX_RECORD_BYTES, Room},
     record::Position,
 };
+
+/// A checkpoint that is durable.
+#[derive(Debug)]
+pub(super) struct DurableCheckpoint {
+    pub(super) name: Name,
+    /// How much log there was when it was begun.
+    pub(super) logged: u64,
+}
 
 impl Journal {
     /// The next event that is there.
@@ -24,22 +34,18 @@ impl Journal {
             let next = replay.next();
             // What has failed is the next event.
             if let Ok(Some(event)) = self.checked(next) {
-                self.read(&event);
+                match &event {
+                    Event::Record(record) => self.note(record.bytes.len()),
+                    Event::Live(_) => self.replay = None,
+                    _ => {}
+                }
                 return Some(event);
             }
         }
         drop(self.collect());
-        self.events.pop_front()
-    }
-
-    /// Takes note of something that is read again.
-    fn read(&mut self, event: &Event) {
-        if let Event::Record(record) = event {
-            let bytes = frame::size(record.bytes.len()) as u64;
-            self.growth.add(record.at, bytes);
-        } else if matches!(event, Event::Live(_)) {
-            self.replay = None;
-        }
+        let event = self.events.pop_front();
+        self.is_busy &= !matches!(event, Some(Event::Record(_)));
+        event
     }
 
     /// Whether the journal has not failed.
@@ -60,7 +66,7 @@ impl Journal {
     pub(super) fn is_valid(&self, draft: &Draft) -> Result<u16, LogError> {
         let count = usize::try_from(draft.operations).unwrap_or(usize::MAX);
         let bytes = draft.bytes.len();
-        let fits = self.writer.fits(bytes, self.space.segment_bytes());
+        let fits = writer::fits(bytes, self.space.segment_bytes());
         match u16::try_from(count) {
             Ok(operations) if (1..=MAX_OPERATIONS).contains(&count) && fits => Ok(operations),
             _ => Err(LogError::Unavailable(format!(
@@ -82,19 +88,26 @@ impl Journal {
         result
     }
 
+    /// As [`checked`](Self::checked), for what was done with the folder.
+    fn written<T>(&mut self, name: &str, result: io::Result<T>) -> Result<T, LogError> {
+        let result = result.map_err(refusal::failed(&*self.folder, name));
+        self.checked(result)
+    }
+
     /// Goes on in the next segment, if there is one for such a record. Waits for a spare that is
     /// being made: where records come faster than zeros can be written, they have to.
     pub(super) fn enter_next(&mut self, room: Room) -> Result<(), LogError> {
         while !self.space.has_next(room) && self.space.is_making {
-            let done = self.keeper.wait();
-            self.take_in(done)?;
+            match self.keeper.wait() {
+                Some(done) => done(self)?,
+                None => self.written("", Err(io::Error::other("its keeper is gone")))?,
+            }
         }
-        if !self.space.has_next(room) {
-            return Err(self.space.full());
-        }
+        let spare = if self.space.has_next(room) { self.space.take() } else { None };
+        let spare = spare.ok_or_else(|| self.space.full())?;
         self.check_place()?;
-        let Some(spare) = self.space.take() else { return Err(self.space.full()) };
-        self.closed.push_back(self.writer.closes());
+        let header = self.writer.header();
+        self.closed.push_back((header.number, self.writer.last, header.bytes));
         let entered = self.writer.enter(&spare, self.space.segment_bytes());
         self.checked(entered)?;
         self.measure();
@@ -103,21 +116,35 @@ impl Journal {
 
     /// Has a spare made if one is missing.
     pub(super) fn tend(&mut self) -> Result<(), LogError> {
-        if self.space.wanted() > 0 && !self.space.is_making && self.space.refused.is_none() {
-            self.space.is_making = true;
-            let job = Job::Spare(self.space.name(), self.space.segment_bytes());
-            self.start(job)?;
-        }
-        Ok(())
-    }
-
-    /// Checks that what is written is where it can be found again (J15).
-    pub(super) fn check_place(&mut self) -> Result<(), LogError> {
-        if self.writer.is_in_place() {
+        if self.space.wanted() == 0 || self.space.is_making || self.space.refused.is_some() {
             return Ok(());
         }
-        let gone = refusal::gone(&*self.folder, &segment::name(self.writer.number()));
-        self.checked(Err(gone))
+        self.space.is_making = true;
+        let (name, bytes) = (self.space.name(), self.space.segment_bytes());
+        self.start(Box::new(move |folder| {
+            let made = room::make(folder, &name, bytes);
+            Box::new(move |journal| journal.made_spare(name, made))
+        }))
+    }
+
+    fn made_spare(&mut self, name: String, made: io::Result<()>) -> Result<(), LogError> {
+        self.space.is_making = false;
+        match made {
+            Err(error) if folder::is_full(&error) => {
+                self.space.refuse(&*self.folder, &error);
+                Ok(())
+            }
+            made => {
+                self.written(&name, made)?;
+                self.space.add(name);
+                self.tend()
+            }
+        }
+    }
+
+    pub(super) fn check_place(&mut self) -> Result<(), LogError> {
+        let checked = self.writer.check_place();
+        self.checked(checked)
     }
 
     /// Checks it if that was some time ago.
@@ -131,38 +158,42 @@ impl Journal {
     /// what has come since.
     pub(super) fn measure(&mut self) {
         let Ok(free) = self.folder.free_bytes() else { return };
-        let needed = self.checkpoint_bytes + self.growth.after_floor();
+        let needed = self.checkpoint_bytes + self.logged - self.below_floor;
         let path = self.folder.path("");
         self.space.tight = (free < needed).then(|| {
             format!("\"{path}\" has {free} bytes free, and a checkpoint may take {needed}")
         });
     }
 
-    /// The checkpoint at a floor that is being written.
-    pub(super) fn begin_checkpoint(&mut self, floor: Position) -> io::Result<&mut Writing> {
+    /// Writes to the checkpoint at a floor, which begins if it is another one. A disk that is full is no
+    /// failure.
+    pub(super) fn write(&mut self, floor: Position, chunk: Option<Bytes>) -> Result<(), LogError> {
         if self.writing.as_ref().is_some_and(|writing| writing.name.floor != floor) {
             self.drop_checkpoint();
         }
-        match &mut self.writing {
-            Some(writing) => Ok(writing),
-            begun @ None => {
-                let which = writer::random_id()?.half();
-                let writing = Writing::begin(&*self.folder, self.id, Name { floor, which })?;
-                Ok(begun.insert(writing))
+        let written = self.begun(floor).and_then(|writing| match chunk {
+            Some(chunk) => writing.write(&chunk),
+            None => Ok(()),
+        });
+        match written {
+            Err(error) if folder::is_full(&error) => {
+                self.drop_checkpoint();
+                let path = self.folder.path("");
+                Err(LogError::Full(format!("\"{path}\" has no room for a checkpoint: {error}")))
             }
+            written => self.written("", written),
         }
     }
 
-    /// Gives up the checkpoint that is being written. A disk that is full is no failure.
-    pub(super) fn give_up_checkpoint(&mut self, error: &io::Error) -> LogError {
-        let name = self.writing.as_ref().map(|writing| writing.name.file()).unwrap_or_default();
-        self.drop_checkpoint();
-        if folder::is_full(error) {
-            return LogError::Full(format!("\"{}\": {error}", self.folder.path(&name)));
+    fn begun(&mut self, floor: Position) -> io::Result<&mut Writing> {
+        match &mut self.writing {
+            Some(writing) => Ok(writing),
+            begun @ None => {
+                let which = u64::from_le_bytes(writer::random()?);
+                let begins = (Name { floor, which }, self.logged);
+                Ok(begun.insert(Writing::begin(&*self.folder, self.id, begins)?))
+            }
         }
-        let failed = refusal::failed(&*self.folder, &name, error);
-        drop(self.checked::<()>(Err(failed.clone())));
-        failed
     }
 
     fn drop_checkpoint(&mut self) {
@@ -172,14 +203,32 @@ impl Journal {
         }
     }
 
+    /// Has the checkpoint that was written made durable.
+    pub(super) fn finish(&mut self) -> Result<(), LogError> {
+        let Some(Writing { name, chunks, bytes, logged, file, .. }) = self.writing.take() else {
+            return Ok(());
+        };
+        self.start(Box::new(move |folder| {
+            let finished = checkpoint::finish(folder, &*file, name);
+            Box::new(move |journal| {
+                journal.written(&name.file(), finished)?;
+                journal.checkpoint_bytes = bytes;
+                journal.finished.push(DurableCheckpoint { name, logged });
+                let Name { floor, which } = name;
+                journal.events.push_back(Event::Checkpoint { floor, which, chunks });
+                Ok(())
+            })
+        }))
+    }
+
     /// Puts a floor in force: it is durable before anything is given up for it (T3).
     pub(super) fn put_in_force(&mut self, floor: &Floor) -> Result<(), LogError> {
         let name = Name::of(floor);
-        if !self.finished.contains(&name) {
+        let Some(finished) = self.finished.iter().find(|it| it.name == name) else {
             let what = format!("it is the checkpoint at {}, which is to be the floor", floor.at);
-            let missing = refusal::missing(&*self.folder, &name.file(), &what);
-            return self.checked(Err(missing));
-        }
+            return self.checked(Err(refusal::missing(&*self.folder, &name.file(), &what)));
+        };
+        self.below_floor = finished.logged;
         if self.writing.as_ref().is_some_and(|writing| writing.name.floor <= floor.at) {
             self.drop_checkpoint();
         }
@@ -192,60 +241,38 @@ impl Journal {
                 remove.push(segment::name(number));
             }
         }
-        let older = self.finished.extract_if(.., |it| *it != name && it.floor <= floor.at);
-        remove.extend(older.map(Name::file));
-        let first = self.closed.front().map_or(self.writer.number(), |(number, ..)| *number);
-        self.floor = floor.at;
-        self.growth.trim(floor.at);
-        self.start(Job::Trim(Trim { journal: self.id, floor: *floor, first, remove, recycle }))?;
+        let needless = |it: &mut DurableCheckpoint| it.name != name && it.name.floor <= floor.at;
+        remove.extend(self.finished.extract_if(.., needless).map(|it| it.name.file()));
+        let open = self.writer.header().number;
+        let first = self.closed.front().map_or(open, |(number, ..)| *number);
+        let (kept, file) = self.floors.next(self.id, first, *floor);
+        self.start(Box::new(move |folder| {
+            let trim = || {
+                kept.write(&*file)?;
+                // Where a power failure undoes this, the floor's first segment says that they are dead.
+                recycle.iter().try_for_each(|(segment, spare)| folder.rename(segment, spare))?;
+                remove.iter().try_for_each(|name| folder::remove_if_there(folder, name))
+            };
+            let trimmed = trim();
+            Box::new(move |journal| {
+                journal.written("", trimmed)?;
+                recycle.into_iter().for_each(|(_, spare)| journal.space.add(spare));
+                Ok(())
+            })
+        }))
+    }
+
+    fn start(&mut self, job: Job) -> Result<(), LogError> {
+        let started = self.keeper.start(job);
+        self.written("", started)?;
         self.collect()
     }
 
-    pub(super) fn start(&mut self, job: Job) -> Result<(), LogError> {
-        let started = self.keeper.start(job);
-        let failed = started.map_err(|error| refusal::failed(&*self.folder, "", &error));
-        self.checked(failed)
-    }
-
     /// Takes in what was done.
-    pub(super) fn collect(&mut self) -> Result<(), LogError> {
+    fn collect(&mut self) -> Result<(), LogError> {
         while let Some(done) = self.keeper.finished() {
-            self.take_in(Some(done))?;
+            done(self)?;
         }
         Ok(())
-    }
-
-    fn take_in(&mut self, done: Option<Done>) -> Result<(), LogError> {
-        let failed = match done {
-            None => io::Error::other("its keeper is gone"),
-            Some(Done::Spare(name, made)) => {
-                self.space.is_making = false;
-                match made {
-                    Ok(()) => {
-                        self.space.add(name);
-                        return self.tend();
-                    }
-                    Err(error) if folder::is_full(&error) => {
-                        self.space.refuse(&*self.folder, &error);
-                        return Ok(());
-                    }
-                    Err(error) => error,
-                }
-            }
-            Some(Done::Finish(name, chunks, bytes, Ok(()))) => {
-                self.finished.push(name);
-                self.checkpoint_bytes = bytes;
-                let (floor, which) = (name.floor, name.which);
-                self.events.push_back(Event::Checkpoint { floor, which, chunks });
-                return Ok(());
-            }
-            Some(Done::Trim(Ok(spares))) => {
-                spares.into_iter().for_each(|spare| self.space.add(spare));
-                return Ok(());
-            }
-            Some(Done::Finish(.., Err(error)) | Done::Trim(Err(error))) => error,
-        };
-        let failed = refusal::failed(&*self.folder, "", &failed);
-        self.checked(Err(failed))
     }
 }

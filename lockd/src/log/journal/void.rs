@@ -44,11 +44,7 @@ impl Folder for Void {
         Ok(true)
     }
 
-    fn is_in_place(&self) -> bool {
-        true
-    }
-
-    fn holds(&self, _: &str, _: &dyn File) -> bool {
+    fn is_in_place(&self, _: &str, _: &dyn File) -> bool {
         true
     }
 }
@@ -63,10 +59,6 @@ impl File for Void {
     }
 
     fn write_at(&self, _: &[u8], _: u64) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn allocate(&self, _: u64) -> io::Result<()> {
         Ok(())
     }
 

@@ -6,9 +6,9 @@ use std::{io, sync::Arc};
 use super::{
     folder::{File, Folder},
     frame::{self, Frame, Kind, Seed},
-    mark::{Mark, Marked},
+    mark::{self, Mark, Marked},
     refusal,
-    segment::{self, End, Header, SEAL_BYTES, SegmentId},
+    segment::{self, End, Header, SEAL_BYTES},
     survey::Carried,
 };
 use crate::{
@@ -24,36 +24,63 @@ const MAX_BUFFER: usize = 1024 * 1024;
 
 /// A segment that is open.
 pub(super) struct OpenSegment {
-    pub(super) file: Arc<dyn File>,
     pub(super) header: Header,
-    pub(super) seed: Seed,
+    file: Arc<dyn File>,
+    seed: Seed,
+    buffer: Vec<u8>,
     /// Where the buffer belongs.
-    pub(super) written: u64,
-    /// The last place in a frame of it, or before it: lower than the writer's as long as it has
-    /// nothing but what was carried over.
-    last: Position,
-    /// The checksum of the last frame, or of the header.
-    checksum: u32,
-}
-
-impl SegmentId {
-    /// Half of it, where that is random enough.
-    pub(super) fn half(self) -> u64 {
-        u64::try_from(self.0 >> 64).unwrap_or_default()
-    }
+    written: u64,
+    /// The end of what was framed. Its last place is lower than the writer's as long as there is nothing
+    /// but what was carried over.
+    pub(super) end: End,
 }
 
 impl OpenSegment {
-    /// A segment without records.
-    pub(super) fn new(file: Arc<dyn File>, header: Header) -> Self {
-        let (seed, checksum) = (Seed::of(header.id), header.checksum());
-        Self { file, header, seed, written: segment::START, last: header.before(), checksum }
+    /// Makes a segment of a spare, or of one without records, with what is carried over into it. It is
+    /// durable, name and all, when this returns, and until then it is still a spare (J11).
+    pub(super) fn make(
+        folder: &dyn Folder,
+        from: &str,
+        header: Header,
+        carried: &[Carried],
+    ) -> io::Result<Self> {
+        let file = folder.open(from)?;
+        file.write_at(&header.write(), 0)?;
+        let (seed, buffer, end) = (Seed::of(header.id), Vec::new(), header.start());
+        let mut open = Self { header, file, seed, buffer, written: end.offset, end };
+        for record in carried {
+            open.push(Frame {
+                kind: Kind::Record,
+                operations: record.operations,
+                at: record.at,
+                synced: header.before(),
+                author: record.author,
+                previous: 0,
+                payload: &record.bytes,
+            });
+        }
+        open.flush()?;
+        folder.rename(from, &segment::name(header.number))?;
+        folder.sync()?;
+        Ok(open)
     }
 
-    /// Where it ends if nothing is added.
-    pub(super) fn end(&self) -> End {
-        let Header { id, number, .. } = self.header;
-        End { id, number, offset: self.written, last: self.last, checksum: self.checksum }
+    /// Adds a frame behind the last one.
+    fn push(&mut self, frame: Frame<'_>) {
+        let frame = Frame { previous: self.end.checksum, ..frame };
+        self.end.checksum = frame.write(&mut self.buffer, self.seed, self.end.offset);
+        self.end.offset += frame.bytes();
+        self.end.last = frame.last();
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if !self.buffer.is_empty() {
+            self.file.write_at(&self.buffer, self.written)?;
+        }
+        self.file.sync()?;
+        self.written = self.end.offset;
+        self.buffer.clear();
+        Ok(())
     }
 }
 
@@ -62,55 +89,35 @@ pub(super) struct Writer {
     folder: Arc<dyn Folder>,
     mark: Mark,
     open: OpenSegment,
-    buffer: Vec<u8>,
     /// The place of the last operation that was appended.
-    last: Position,
-    durable: Position,
+    pub(super) last: Position,
+    pub(super) durable: Position,
 }
 
 impl Writer {
-    pub(super) fn new(
-        folder: Arc<dyn Folder>,
-        mark: Mark,
-        open: OpenSegment,
-        last: Position,
-    ) -> Self {
-        Self { folder, mark, open, buffer: Vec::new(), last, durable: last }
+    pub(super) fn new(folder: Arc<dyn Folder>, mark: Mark, open: OpenSegment) -> Self {
+        let last = open.header.base;
+        Self { folder, mark, open, last, durable: last }
     }
 
-    pub(super) fn last(&self) -> Position {
-        self.last
-    }
-
-    pub(super) fn durable(&self) -> Position {
-        self.durable
+    /// The header of the open segment.
+    pub(super) fn header(&self) -> &Header {
+        &self.open.header
     }
 
     /// Whether all that was appended is durable.
     pub(super) fn is_synced(&self) -> bool {
-        self.buffer.is_empty()
+        self.open.buffer.is_empty()
     }
 
     /// Whether a record of this size has to go into another segment.
     pub(super) fn is_over(&self, payload: usize) -> bool {
-        let needed = bytes(frame::size(payload)) + SEAL_BYTES;
-        self.end() + needed > self.open.header.bytes
-    }
-
-    /// Whether a record of this size has room in an empty segment.
-    pub(super) fn fits(&self, payload: usize, segment_bytes: u64) -> bool {
-        let needed = segment::START + bytes(frame::size(payload)) + SEAL_BYTES;
-        payload <= MAX_RECORD_BYTES && needed <= segment_bytes
-    }
-
-    /// The open segment as one that is closed: number, last place, size.
-    pub(super) fn closes(&self) -> (u64, Position, u64) {
-        (self.open.header.number, self.last, self.open.header.bytes)
+        self.open.end.offset + frame::size(payload) + SEAL_BYTES > self.open.header.bytes
     }
 
     /// Whether more may be appended before the next sync.
     pub(super) fn is_due(&self) -> bool {
-        self.last.0 - self.durable.0 >= MAX_UNSYNCED || self.buffer.len() >= MAX_BUFFER
+        self.last.0 - self.durable.0 >= MAX_UNSYNCED || self.open.buffer.len() >= MAX_BUFFER
     }
 
     /// Frames a record and gives it its place.
@@ -120,24 +127,20 @@ impl Writer {
         operations: u16,
         payload: &[u8],
     ) -> Position {
-        let at = self.last.after(1);
-        let (previous, synced, offset) = (self.open.checksum, self.durable, self.end());
-        let frame = Frame { kind: Kind::Record, operations, at, synced, author, previous, payload };
-        self.open.checksum = frame.write(&mut self.buffer, self.open.seed, offset);
-        self.last = frame.last();
-        self.open.last = self.last;
+        let (kind, at, synced) = (Kind::Record, self.last.after(1), self.durable);
+        self.open.push(Frame { kind, operations, at, synced, author, previous: 0, payload });
+        self.last = self.open.end.last;
         at
     }
 
     /// Makes durable what was appended, and then marks it.
     pub(super) fn sync(&mut self) -> Result<Position, LogError> {
-        if self.buffer.is_empty() {
+        if self.is_synced() {
             return Ok(self.durable);
         }
         let name = segment::name(self.open.header.number);
-        let written =
-            self.flush().map_err(|error| refusal::failed(&*self.folder, &name, &error))?;
-        if !written {
+        let flushed = self.open.flush().and_then(|()| self.open.file.identity());
+        if flushed.map_err(refusal::failed(&*self.folder, &name))?.is_none() {
             // Files that were unlinked sync well (J15).
             return Err(refusal::gone(&*self.folder, &name));
         }
@@ -148,120 +151,72 @@ impl Writer {
 
     /// Makes the mark durable as well.
     pub(super) fn sync_mark(&mut self) -> Result<(), LogError> {
-        let synced = self.mark.sync();
-        synced.map_err(|error| refusal::failed(&*self.folder, super::mark::NAME, &error))
+        self.mark.sync().map_err(refusal::failed(&*self.folder, mark::NAME))
     }
 
     /// Goes on in a segment that is made of a spare. The successor is durable before the seal that
     /// names it, and the seal before anything in the successor is acknowledged (J11).
     pub(super) fn enter(&mut self, spare: &str, bytes: u64) -> Result<(), LogError> {
-        let folder = self.folder.clone();
-        let old = segment::name(self.open.header.number);
-        let id = random_id().map_err(|error| refusal::failed(&*folder, &old, &error))?;
-        let header = Header {
-            id,
-            number: self.open.header.number + 1,
-            bytes,
-            base: self.last,
-            // Less than that as long as there is nothing but what was carried over.
-            durable: self.durable.min(self.open.last),
-            after: Some(End { offset: self.end(), ..self.open.end() }),
-            ..self.open.header
-        };
-        let next = open(&*folder, spare, header, &[])
-            .map_err(|error| refusal::failed(&*folder, spare, &error))?;
-        self.seal(id);
+        let end = self.open.end;
+        let next = random().and_then(|id| {
+            let header = Header {
+                id: u128::from_le_bytes(id),
+                number: end.number + 1,
+                bytes,
+                base: self.last,
+                // Less than that as long as there is nothing but what was carried over.
+                durable: self.durable.min(end.last),
+                after: Some(end),
+                ..self.open.header
+            };
+            OpenSegment::make(&*self.folder, spare, header, &[])
+        });
+        let next = next.map_err(refusal::failed(&*self.folder, spare))?;
+        self.open.push(Frame {
+            kind: Kind::Seal,
+            operations: 0,
+            at: end.last,
+            synced: self.durable,
+            author: ReplicaId(0),
+            previous: 0,
+            payload: &next.header.id.to_le_bytes(),
+        });
         self.sync()?;
         self.open = next;
         self.set_mark()
     }
 
-    /// Whether the folder and the open segment are still where they were.
-    pub(super) fn is_in_place(&self) -> bool {
+    /// Checks that what is written is where it can be found again (J15).
+    pub(super) fn check_place(&self) -> Result<(), LogError> {
         let name = segment::name(self.open.header.number);
-        self.folder.is_in_place() && self.folder.holds(&name, &*self.open.file)
-    }
-
-    /// The number of the open segment.
-    pub(super) fn number(&self) -> u64 {
-        self.open.header.number
-    }
-
-    fn seal(&mut self, next: SegmentId) {
-        let payload = &next.0.to_le_bytes();
-        let (previous, synced, at, offset) =
-            (self.open.checksum, self.durable, self.open.last, self.end());
-        let (kind, author, operations) = (Kind::Seal, ReplicaId(0), 0);
-        let frame = Frame { kind, operations, at, synced, author, previous, payload };
-        self.open.checksum = frame.write(&mut self.buffer, self.open.seed, offset);
-    }
-
-    /// Writes and syncs the buffer. False if the segment has no name any more.
-    fn flush(&mut self) -> io::Result<bool> {
-        self.open.file.write_at(&self.buffer, self.open.written)?;
-        self.open.file.sync()?;
-        self.open.written = self.end();
-        self.buffer.clear();
-        Ok(self.open.file.identity()?.is_some())
+        if self.folder.is_in_place(&name, &*self.open.file) {
+            return Ok(());
+        }
+        Err(refusal::gone(&*self.folder, &name))
     }
 
     fn set_mark(&mut self) -> Result<(), LogError> {
         let (segment, position) = (self.open.header.number, self.durable);
         let marked = self.mark.write(Marked { segment, position, ..self.mark.said() });
-        marked.map_err(|error| refusal::failed(&*self.folder, super::mark::NAME, &error))
-    }
-
-    /// Where the next frame begins.
-    fn end(&self) -> u64 {
-        self.open.written + bytes(self.buffer.len())
+        marked.map_err(refusal::failed(&*self.folder, mark::NAME))
     }
 }
 
-/// Makes a segment of a spare, with records that are carried over into it.
-pub(super) fn open(
-    folder: &dyn Folder,
-    spare: &str,
-    header: Header,
-    carried: &[Carried],
-) -> io::Result<OpenSegment> {
-    let seed = Seed::of(header.id);
-    let (mut buffer, mut checksum) = (Vec::new(), header.checksum());
-    for record in carried {
-        let frame = Frame {
-            kind: Kind::Record,
-            operations: record.operations,
-            at: record.at,
-            synced: header.before(),
-            author: record.author,
-            previous: checksum,
-            payload: &record.bytes,
-        };
-        let offset = segment::START + bytes(buffer.len());
-        checksum = frame.write(&mut buffer, seed, offset);
-    }
-    let file = segment::create(folder, spare, &header, &buffer)?;
-    let (written, last) = (segment::START + bytes(buffer.len()), last(carried));
-    Ok(OpenSegment { file, header, seed, written, last: last.unwrap_or(header.before()), checksum })
-}
-
-/// The last place in records that are carried over.
-pub(super) fn last(carried: &[Carried]) -> Option<Position> {
-    carried.last().map(|it| Position(it.at.0 + u64::from(it.operations.saturating_sub(1))))
+/// Whether a record of this size has room in an empty segment.
+pub(super) fn fits(payload: usize, segment_bytes: u64) -> bool {
+    let needed = segment::START + frame::size(payload) + SEAL_BYTES;
+    payload <= MAX_RECORD_BYTES && needed <= segment_bytes
 }
 
 /// The least size of a segment that records are carried over into.
 pub(super) fn needed(carried: &[Carried]) -> u64 {
-    let frames = carried.iter().map(|record| bytes(frame::size(record.bytes.len())));
-    segment::START + frames.sum::<u64>() + SEAL_BYTES
+    let frames: u64 = carried.iter().map(|record| frame::size(record.bytes.len())).sum();
+    segment::START + frames + SEAL_BYTES
 }
 
-/// A name that no segment has had.
-pub(super) fn random_id() -> io::Result<SegmentId> {
-    let mut id = [0; 16];
-    getrandom::fill(&mut id).map_err(io::Error::other)?;
-    Ok(SegmentId(u128::from_le_bytes(id)))
-}
-
-fn bytes(length: usize) -> u64 {
-    length.try_into().unwrap_or(u64::MAX)
+/// Random bytes, for names that were never used.
+pub(super) fn random<const N: usize>() -> io::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).map_err(io::Error::other)?;
+    Ok(bytes)
 }

@@ -210,6 +210,24 @@ fn furnished() -> Log {
     log
 }
 
+/// RULES J17: an accepted restore of a backup ends all sessions, at every replica alike.
+#[test]
+fn an_accepted_restore_ends_all_sessions() {
+    let mut log = furnished();
+    let (floor, chunks) = checkpoint(&mut log.state);
+    let mut read = restored(&floor, &chunks).expect("it is whole");
+    let at = Position(1 << 40);
+    for state in [&mut log.state, &mut read] {
+        state.restored(at);
+        check::state(state);
+        assert_eq!((state.counts().sessions, state.position()), (0, at));
+        assert!(state.session(session(A)).is_none());
+    }
+    assert_eq!(read.digest, log.state.digest);
+    let left = log.state.locks.keys().cloned().collect::<Vec<_>>();
+    assert_eq!(left, [lock("group"), lock("y")], "a group has failed, and a lock-delay runs on");
+}
+
 /// RULES T5: what `apply` looks at is in the checkpoint.
 #[test]
 fn a_checkpoint_has_everything_that_is_looked_at() {

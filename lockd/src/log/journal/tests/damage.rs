@@ -5,24 +5,22 @@ use super::{
         Journal,
         frame::{Frame, Kind, Seed},
         mark::{self, Marked},
-        read::Contents,
-        segment::{self, Header, SegmentId},
+        segment::{self, Contents, Header},
         survey,
     },
     machine::{Fault, Machine},
-    story::{Read, SEGMENT, draft, events, next, open, reopen},
+    story::{SEGMENT, draft, next, open, put, reopen},
 };
 use crate::{
-    log::{Event, Floor, Log as _, LogError, Room},
+    log::{Event, Floor, Log as _, LogError},
     record::{Position, ReplicaId},
 };
 
 /// Appends a record for each of these, and syncs them together.
 fn group(journal: &mut Journal, payloads: &[&'static str]) -> Position {
     for payload in payloads {
-        journal.append(0, draft(1, *payload)).unwrap();
+        put(journal, draft(1, *payload));
     }
-    events(journal);
     journal.sync().unwrap()
 }
 
@@ -251,7 +249,7 @@ fn the_frames_of_another_segment_never_verify() {
     drop(journal);
     let contents = Contents::load(&machine, 1).unwrap();
     assert_eq!(contents.behind(segment::START).count(), 2);
-    let header = Header { id: SegmentId(contents.header.id.0 ^ 1), ..contents.header };
+    let header = Header { id: contents.header.id ^ 1, ..contents.header };
     machine.damage(&segment::name(1), |bytes| {
         let sector = header.write();
         bytes[..sector.len()].copy_from_slice(&sector);
@@ -281,9 +279,8 @@ fn a_frame_that_names_another_predecessor_is_no_successor() {
     drop(journal);
     machine.kill();
     let contents = Contents::load(&machine, 1).unwrap();
-    let mut cursor = contents.start();
-    contents.next(&mut cursor, SEGMENT).unwrap();
-    let end = contents.end(&cursor);
+    let mut end = contents.header.start();
+    contents.next(&mut end, SEGMENT).unwrap();
     for (previous, found) in [(end.checksum, 2), (end.checksum ^ 1, 1)] {
         let (kind, operations, author) = (Kind::Record, 1, ReplicaId(1));
         let (at, synced, payload) = (Position(2), Position(1), b"two".as_slice());
@@ -439,21 +436,4 @@ fn a_read_only_disk_is_refused_by_name() {
     let new = Machine::new(1);
     new.fail(Fault::ReadOnly);
     assert!(open(&new).is_err());
-}
-
-/// Places continue beyond all that were used since a backup.
-#[test]
-fn a_restored_folder_continues_far_away() {
-    let machine = Machine::new(1);
-    let mut journal = opened(&machine);
-    group(&mut journal, &["one"]);
-    drop(journal);
-    machine.kill();
-    let options = super::super::Options { restored: true, ..super::story::options() };
-    let mut journal = super::story::open_with(&machine, options).unwrap();
-    assert_eq!(Read::of(events(&mut journal)).unwrap().payloads(), ["one"]);
-    let draft = crate::log::Draft { room: Room::Reserve, ..draft(1, "two") };
-    journal.append(0, draft).unwrap();
-    let Some(Event::Record(record)) = next(&mut journal) else { panic!() };
-    assert_eq!(record.at, Position((1 << 40) + 2));
 }

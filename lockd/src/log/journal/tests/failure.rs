@@ -2,7 +2,7 @@
 
 use super::{
     machine::{Fault, Machine},
-    story::{Story, draft, events, next, open, reopen},
+    story::{Story, draft, events, next, open, put, reopen},
 };
 use crate::{
     log::{Event, Floor, Log as _, LogError},
@@ -82,7 +82,7 @@ fn a_group_takes_one_write_and_one_sync_and_then_the_mark() {
     let (mut journal, _) = reopen(&machine).unwrap();
     for _ in 0..3 {
         for _ in 0..20 {
-            journal.append(0, draft(1, "record")).unwrap();
+            put(&mut journal, draft(1, "record"));
         }
         let (writes, syncs) = machine.counts();
         let durable = journal.sync().unwrap();
@@ -131,7 +131,7 @@ fn what_is_not_durable_is_bounded() {
     events(&mut journal);
     let (_, syncs) = machine.counts();
     for _ in 0..100 {
-        journal.append(0, draft(1024, "many")).unwrap();
+        put(&mut journal, draft(1024, "many"));
     }
     assert!(machine.counts().1 > syncs, "it never syncs by itself");
 }

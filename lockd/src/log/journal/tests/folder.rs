@@ -6,7 +6,7 @@ use lockd_proto::clock::Clock;
 
 use super::{
     super::{Journal, Options},
-    story::{Read, draft, events, options},
+    story::{Read, draft, events, options, put},
 };
 use crate::log::{Event, Floor, Log as _, LogError};
 
@@ -39,7 +39,7 @@ fn a_restart_delivers_what_was_written() {
     let folder = dir.path().join("made");
     let mut journal = opened(&folder);
     for _ in 0..100 {
-        journal.append(0, draft(2, vec![b'r'; 300])).unwrap();
+        put(&mut journal, draft(2, vec![b'r'; 300]));
     }
     journal.sync().unwrap();
     drop(journal);
@@ -180,7 +180,7 @@ fn segments_of_another_size_are_read() {
         let mut journal = Journal::open(dir.path(), options).unwrap();
         events(&mut journal);
         for _ in 0..20 {
-            journal.append(0, draft(1, vec![b'r'; 500])).unwrap();
+            put(&mut journal, draft(1, vec![b'r'; 500]));
         }
         journal.sync().unwrap();
     }

@@ -3,7 +3,7 @@
 use super::{
     super::{Journal, Options},
     machine::Machine,
-    story::{SEGMENT, draft, events, next, open_with, options, reopen},
+    story::{SEGMENT, draft, events, next, open_with, options, put, reopen, try_put},
 };
 use crate::{
     log::{Draft, Event, Floor, Log as _, LogError, Room},
@@ -17,8 +17,8 @@ fn record(room: Room) -> Draft {
 /// Appends until there is no more room; how many.
 fn fill(journal: &mut Journal, room: Room) -> usize {
     for count in 0.. {
-        match journal.append(0, record(room)) {
-            Ok(()) => journal.sync().map(drop).unwrap(),
+        match try_put(journal, record(room)) {
+            Ok(_) => journal.sync().map(drop).unwrap(),
             Err(LogError::Full(text)) => {
                 assert!(text.contains("/data/"), "{text}");
                 events(journal);
@@ -69,12 +69,12 @@ fn a_full_disk_is_left_by_a_checkpoint() {
     journal.finish_checkpoint(at).unwrap();
     let Some(Event::Checkpoint { floor, which, chunks }) = next(&mut journal) else { panic!() };
     let floor = Floor { at: floor, which, chunks, ..Floor::default() };
-    journal.append(0, record(Room::Reserve)).unwrap();
+    put(&mut journal, record(Room::Reserve));
     journal.sync().unwrap();
     journal.trim(&floor).unwrap();
     machine.leave(20_000);
     journal.check().unwrap();
-    assert!(journal.append(0, record(Room::Ordinary)).is_ok(), "there is room again");
+    assert!(try_put(&mut journal, record(Room::Ordinary)).is_ok(), "there is room again");
 }
 
 /// T6
@@ -83,17 +83,17 @@ fn without_room_for_a_checkpoint_of_what_lives_nothing_new_is_taken() {
     let machine = Machine::new(1);
     let (mut journal, _) = reopen(&machine).unwrap();
     for _ in 0..4 {
-        journal.append(0, record(Room::Ordinary)).unwrap();
+        put(&mut journal, record(Room::Ordinary));
     }
     journal.sync().unwrap();
     machine.leave(journal.bytes_after_floor() - 1);
     journal.check().unwrap();
-    let full = journal.append(0, record(Room::Ordinary));
+    let full = try_put(&mut journal, record(Room::Ordinary));
     assert!(matches!(full, Err(LogError::Full(text)) if text.contains("checkpoint")));
-    assert!(journal.append(0, record(Room::Reserve)).is_ok());
+    assert!(try_put(&mut journal, record(Room::Reserve)).is_ok());
     machine.leave(100_000);
     journal.check().unwrap();
-    assert!(journal.append(0, record(Room::Ordinary)).is_ok());
+    assert!(try_put(&mut journal, record(Room::Ordinary)).is_ok());
 }
 
 #[test]
@@ -104,7 +104,7 @@ fn a_checkpoint_that_does_not_fit_is_given_up_and_leaves_nothing() {
         Err(LogError::Full(_))
     ));
     assert!(machine.named("checkpoint-").is_empty());
-    assert!(journal.append(0, record(Room::Reserve)).is_ok());
+    assert!(try_put(&mut journal, record(Room::Reserve)).is_ok());
     machine.leave(1000);
     journal.write_chunk(Position(1), vec![0; 500].into()).unwrap();
     journal.finish_checkpoint(Position(1)).unwrap();
@@ -127,7 +127,7 @@ fn a_crash_loop_on_a_full_disk_does_not_eat_the_reserve() {
             events(&mut journal);
             for _ in 0..records {
                 let room = Room::Reserve;
-                journal.append(0, Draft { room, ..draft(1, "begins") }).unwrap();
+                put(&mut journal, Draft { room, ..draft(1, "begins") });
                 journal.sync().unwrap();
             }
             drop(journal);
@@ -146,8 +146,8 @@ fn a_crash_loop_on_a_full_disk_does_not_eat_the_reserve() {
 #[test]
 fn a_segment_without_records_is_used_again() {
     let (machine, mut journal) = on_full_disk();
-    journal.append(0, record(Room::Ordinary)).unwrap();
-    journal.append(0, record(Room::Ordinary)).unwrap();
+    put(&mut journal, record(Room::Ordinary));
+    put(&mut journal, record(Room::Ordinary));
     journal.sync().unwrap();
     drop(journal);
     machine.kill();
@@ -160,7 +160,7 @@ fn a_segment_without_records_is_used_again() {
         machine.kill();
         let (mut journal, read) = reopen(&machine).unwrap();
         assert_eq!(read.records.len(), 2);
-        assert!(matches!(journal.append(0, record(Room::Ordinary)), Err(LogError::Full(_))));
+        assert!(matches!(try_put(&mut journal, record(Room::Ordinary)), Err(LogError::Full(_))));
         assert_eq!(machine.named("segment-").len(), 2);
     }
 }
@@ -171,10 +171,10 @@ fn spares_are_made_again() {
     let (machine, mut journal) = on_full_disk();
     fill(&mut journal, Room::Ordinary);
     machine.leave(100_000);
-    assert!(journal.append(0, record(Room::Ordinary)).is_err());
+    assert!(try_put(&mut journal, record(Room::Ordinary)).is_err());
     journal.check().unwrap();
     assert_eq!(machine.named("spare-").len(), 3);
-    assert!(journal.append(0, record(Room::Ordinary)).is_ok());
+    assert!(try_put(&mut journal, record(Room::Ordinary)).is_ok());
 }
 
 /// An opening on a disk without room for a segment says so.

@@ -223,10 +223,7 @@ impl State {
     /// One operation that a crash can come before.
     fn step(&mut self) -> io::Result<()> {
         self.operations += 1;
-        if let Some(mut forks) = self.forks.take() {
-            forks.push(self.clone());
-            self.forks = Some(forks);
-        }
+        self.fork_here();
         match self.fault {
             Fault::DeadAt(at) if self.operations >= at => Err(io::Error::other("dead")),
             Fault::ReadOnly => Err(ErrorKind::ReadOnlyFilesystem.into()),
@@ -236,8 +233,23 @@ impl State {
 
     fn fork_here(&mut self) {
         if let Some(mut forks) = self.forks.take() {
+            self.forget_unnamed();
             forks.push(self.clone());
             self.forks = Some(forks);
+        }
+    }
+
+    /// Forgets what is in files that have no name any more, and can have none after a power failure.
+    fn forget_unnamed(&mut self) {
+        let named: BTreeSet<usize> = [&self.names, &self.durable_names]
+            .into_iter()
+            .chain(&self.pending)
+            .flat_map(|names| names.values().copied())
+            .collect();
+        for (number, inode) in self.inodes.iter_mut().enumerate() {
+            if !named.contains(&number) && !inode.cached.is_empty() {
+                *inode = Inode::default();
+            }
         }
     }
 
@@ -387,14 +399,13 @@ impl Folder for Machine {
         Ok(self.0.lock().unwrap().claimed.insert(journal))
     }
 
-    fn is_in_place(&self) -> bool {
-        self.0.lock().unwrap().is_in_place
-    }
-
-    fn holds(&self, name: &str, file: &dyn File) -> bool {
-        let inode = self.0.lock().unwrap().names.get(name).copied();
+    fn is_in_place(&self, name: &str, file: &dyn File) -> bool {
+        let (is_in_place, inode) = {
+            let state = self.0.lock().unwrap();
+            (state.is_in_place, state.names.get(name).copied())
+        };
         let inode = inode.map(|inode| (0, u64::try_from(inode).unwrap()));
-        inode.is_some() && file.identity().unwrap() == inode
+        is_in_place && inode.is_some() && file.identity().unwrap() == inode
     }
 }
 
@@ -428,17 +439,6 @@ impl File for Handle {
             state.step()?;
             state.writes += 1;
             state.write(self.inode, buffer, offset)
-        })
-    }
-
-    fn allocate(&self, bytes: u64) -> io::Result<()> {
-        self.with(|state| {
-            let has = u64::try_from(state.inodes[self.inode].cached.len()).unwrap();
-            let room = state.room.saturating_sub(state.used());
-            if bytes.saturating_sub(has) > room {
-                return Err(ErrorKind::StorageFull.into());
-            }
-            Ok(())
         })
     }
 

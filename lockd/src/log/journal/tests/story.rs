@@ -32,8 +32,7 @@ pub(super) fn open(machine: &Machine) -> Result<Journal, LogError> {
 
 pub(super) fn open_with(machine: &Machine, options: Options) -> Result<Journal, LogError> {
     let folder: Arc<dyn Folder> = Arc::new(machine.clone());
-    let opened = opening::open(&folder, &options)?;
-    Journal::new("embedded", folder, options, (opened, |hands| Ok(Keeper::at_once(hands))))
+    opening::open("embedded", options, Keeper::at_once(folder))
 }
 
 pub(super) fn next(journal: &mut Journal) -> Option<Event> {
@@ -46,6 +45,23 @@ pub(super) fn next(journal: &mut Journal) -> Option<Event> {
 /// All events that are there.
 pub(super) fn events(journal: &mut Journal) -> Vec<Event> {
     std::iter::from_fn(|| next(journal)).collect()
+}
+
+/// Appends a record and takes its delivery.
+pub(super) fn try_put(journal: &mut Journal, draft: Draft) -> Result<Position, LogError> {
+    journal.append(0, draft)?;
+    loop {
+        match next(journal) {
+            Some(Event::Record(record)) => return Ok(record.at),
+            Some(Event::Failed(error)) => return Err(error),
+            Some(_) => {}
+            None => panic!("a record that was appended is not delivered"),
+        }
+    }
+}
+
+pub(super) fn put(journal: &mut Journal, draft: Draft) -> Position {
+    try_put(journal, draft).unwrap()
 }
 
 pub(super) fn draft(operations: u32, bytes: impl Into<Bytes>) -> Draft {
@@ -65,6 +81,8 @@ pub(super) struct Read {
     pub(super) chunks: Vec<Bytes>,
     pub(super) floor: Option<Floor>,
     pub(super) records: Vec<(Position, Bytes)>,
+    /// Restores, and how many records came before each.
+    pub(super) restored: Vec<(usize, Position)>,
 }
 
 impl Read {
@@ -83,6 +101,7 @@ impl Read {
                 Event::Record(Delivered { at, lane: None, bytes, .. }) => {
                     read.records.push((at, bytes));
                 }
+                Event::Restored { at } => read.restored.push((read.records.len(), at)),
                 Event::Live(_) => is_live = true,
                 other => panic!("{other:?}"),
             }
@@ -168,7 +187,7 @@ impl Story {
         Ok(())
     }
 
-    fn settle(&mut self) -> Result<(), LogError> {
+    pub(super) fn settle(&mut self) -> Result<(), LogError> {
         let durable = self.journal().settle()?;
         self.known.is_acknowledged(durable);
         Ok(())
@@ -181,6 +200,7 @@ impl Story {
 
     fn checkpoint(&mut self) -> Result<(), LogError> {
         self.sync()?;
+        self.known.forget_below_floor();
         let at = self.known.last();
         if at == Position(0) {
             return Ok(());
@@ -235,6 +255,14 @@ impl Known {
         self.highest = Position(record.at.0 + u64::from(operations) - 1);
         self.records.last_mut().unwrap().0 = record.at;
         Ok(())
+    }
+
+    /// One floor is in force for sure: what is below it comes no more.
+    fn forget_below_floor(&mut self) {
+        if let [Some(floor)] = self.floors[..] {
+            self.records.retain(|(at, count, _)| end(*at, *count) > floor.at);
+            self.chunks.retain(|at, _| *at >= floor.at);
+        }
     }
 
     fn is_acknowledged(&mut self, durable: Position) {
