@@ -18,8 +18,12 @@ pub(super) struct Plan {
 const REPLICAS: usize = 3;
 const CLIENTS: usize = 4;
 
-/// How long a client is cut off whose session is to end meanwhile.
-const LONG: Duration = Duration::from_secs(20);
+/// How long a client is cut off whose session is to end meanwhile, and one of [`LONG_TTL`].
+const AWAY: Duration = Duration::from_secs(20);
+const LONG_AWAY: Duration = Duration::from_secs(34);
+
+/// A TTL over which clocks that are 2 % wrong take more than a margin's fixed part.
+const LONG_TTL: Duration = Duration::from_secs(30);
 
 impl Plan {
     pub(super) fn roll(seed: u64) -> Self {
@@ -27,16 +31,20 @@ impl Plan {
         let store_rate = rate(&mut dice);
         let replica_rates = (0..REPLICAS).map(|_| rate(&mut dice)).collect();
         let clients = (0..CLIENTS).map(|_| {
-            let ttl = Duration::from_secs(dice.pick(&[2, 5, 10]));
-            (rate(&mut dice), ttl, dice.below(3) > 0)
+            let ttl = match seed % 8 {
+                5 => LONG_TTL,
+                _ => Duration::from_secs(dice.pick(&[2, 5, 10])),
+            };
+            (rate(&mut dice), ttl, dice.below(2) > 0)
         });
         let clients = clients.collect();
         let faults = match seed % 8 {
             0 => a_lagging_watch(&mut dice),
-            1 => lost_answers(&mut dice),
+            1 => a_move_that_is_not_seen(&mut dice),
             2 => a_late_resume(&mut dice),
             3 => a_resume_by_way_of_another(&mut dice),
             4 => without_the_store(&mut dice),
+            5 => nothing_but_clocks(&mut dice),
             _ => at_random(&mut dice),
         };
         Self { store_rate, replica_rates, clients, faults }
@@ -61,7 +69,7 @@ fn cut_off(faults: &mut Faults, node: Node, span: Span) {
 fn cut_off_clients(faults: &mut Faults, dice: &mut Dice, (from, to): Span) {
     for client in 0..CLIENTS {
         let at = dice.seconds(from.as_secs_f64(), to.as_secs_f64());
-        cut_off(faults, Node::Client(client), span(at, LONG));
+        cut_off(faults, Node::Client(client), span(at, AWAY));
     }
 }
 
@@ -74,18 +82,22 @@ fn a_lagging_watch(dice: &mut Dice) -> Faults {
     faults
 }
 
-/// RULES L1: one replica's answers are lost, so that clients go to another one, whose watch lags.
-fn lost_answers(dice: &mut Dice) -> Faults {
+/// RULES L1: a replica does not know that a session has moved, and is the only one that its client still
+/// reaches.
+fn a_move_that_is_not_seen(dice: &mut Dice) -> Faults {
     let mut faults = Faults::default();
-    let (at, lag) = (dice.seconds(6.0, 14.0), dice.seconds(1.0, 6.0));
-    let lost = dice.below(REPLICAS);
-    let lagging = (lost + 1 + dice.below(REPLICAS - 1)) % REPLICAS;
+    let (at, lag) = (dice.seconds(6.0, 10.0), dice.seconds(2.0, 11.0));
+    let lagging = dice.below(REPLICAS);
     faults.lags.push((lagging, span(at, lag)));
     for client in 0..CLIENTS {
-        let (from, to) = (Some(Node::Replica(lost)), Some(Node::Client(client)));
-        faults.cuts.push(Cut { from, to, span: span(at, lag) });
+        let (moved, node) = (at + dice.seconds(0.2, 1.8), Some(Node::Client(client)));
+        for replica in (0..REPLICAS).filter(|replica| *replica != lagging) {
+            let replica = Some(Node::Replica(replica));
+            faults.cuts.push(Cut { from: node, to: replica, span: span(moved, lag) });
+            faults.cuts.push(Cut { from: replica, to: node, span: span(moved, lag) });
+        }
     }
-    cut_off_clients(&mut faults, dice, (at, at + lag));
+    cut_off_clients(&mut faults, dice, (at + lag * 3 / 4, at + lag));
     faults
 }
 
@@ -129,6 +141,16 @@ fn without_the_store(dice: &mut Dice) -> Faults {
     }
     let soon = (at + Duration::from_secs(2), at + Duration::from_secs(6));
     cut_off_clients(&mut faults, dice, soon);
+    faults
+}
+
+/// Clients are cut off, and nothing else happens: what is left are clocks that are wrong.
+fn nothing_but_clocks(dice: &mut Dice) -> Faults {
+    let mut faults = Faults::default();
+    for client in 0..CLIENTS {
+        let at = dice.seconds(6.0, 14.0);
+        cut_off(&mut faults, Node::Client(client), span(at, LONG_AWAY));
+    }
     faults
 }
 
