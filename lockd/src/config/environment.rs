@@ -19,6 +19,7 @@ const KEYS: [&str; 21] = [
     "etcd_ca",
     "etcd_cert",
     "etcd_key",
+    "etcd_mark_file",
     "listen",
     "http_listen",
     "drain",

@@ -36,7 +36,10 @@ const SEEDS: std::ops::Range<u64> = 0..24;
 const QUIET: Duration = Duration::from_secs(50);
 
 /// How long clients have after that to get their locks.
-const PROGRESS: Duration = Duration::from_secs(15);
+const PROGRESS: Duration = Duration::from_secs(18);
+
+/// The longest TTL, in milliseconds, of sessions that silence ends in that time.
+const ENDS_IN_TIME: u32 = 10_000;
 
 /// The cores that clients reach; none while a replica's process is dead.
 type Slots = Arc<[Mutex<Option<Handle>>]>;
@@ -179,7 +182,7 @@ impl Run {
         self.start_clients();
         self.world.reaches(QUIET).await;
         let before = self.beliefs.grants();
-        let left: Vec<_> = self.store.sessions();
+        let left = self.store.sessions(ENDS_IN_TIME);
         self.world.reaches(QUIET + PROGRESS).await;
         let mut wrong = self.beliefs.take_wrong();
         let grants = before.into_iter().zip(self.beliefs.grants()).enumerate();
@@ -189,7 +192,7 @@ impl Run {
             }
         }
         let alive = self.beliefs.sessions();
-        for session in self.store.sessions() {
+        for session in self.store.sessions(ENDS_IN_TIME) {
             if left.contains(&session) && !alive.contains(&session) {
                 wrong.push(format!("session {session} is left behind"));
             }

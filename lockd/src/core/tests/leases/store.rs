@@ -169,9 +169,11 @@ impl SharedStore {
         self.length.subscribe()
     }
 
-    /// The sessions that there are.
-    pub(super) fn sessions(&self) -> Vec<lockd_proto::SessionId> {
-        self.kept.lock().truth.sessions().map(|session| session.id).collect()
+    /// The sessions that there are, with a TTL of at most so many milliseconds.
+    pub(super) fn sessions(&self, ttl_ms: u32) -> Vec<lockd_proto::SessionId> {
+        let kept = self.kept.lock();
+        let sessions = kept.truth.sessions().filter(|session| session.ttl_ms <= ttl_ms);
+        sessions.map(|session| session.id).collect()
     }
 
     /// Leases end by the store's own clock, up to a second late.

@@ -123,7 +123,11 @@ struct Wire {
     hello: Hello,
 }
 
-fn wire((world, slots): (Arc<World>, Slots), (client, target): (Node, usize), hello: Hello) -> Wire {
+fn wire(
+    (world, slots): (Arc<World>, Slots),
+    (client, target): (Node, usize),
+    hello: Hello,
+) -> Wire {
     Wire { world, slots, client, target, hello }
 }
 

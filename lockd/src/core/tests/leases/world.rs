@@ -172,7 +172,8 @@ impl World {
 
     fn paused_until(&self, node: Node) -> Option<Duration> {
         let now = self.now();
-        let pauses = self.faults.pauses.iter().filter(|(it, span)| *it == node && within(span, now));
+        let pauses =
+            self.faults.pauses.iter().filter(|(it, span)| *it == node && within(span, now));
         pauses.map(|(_, span)| span.1).max()
     }
 
