@@ -71,6 +71,8 @@ pub(crate) struct Settings {
     pub etcd_compaction: Compaction,
     /// The name of a restore from a backup that is to be gone on with.
     pub accept_restored: Option<String>,
+    /// A file beside etcd that says how far its log had come.
+    pub etcd_mark_file: Option<PathBuf>,
     /// Where gRPC is served.
     pub listen: SocketAddr,
     /// Where health is served over HTTP.
@@ -168,6 +170,11 @@ pub(crate) struct Flags {
     #[arg(long, value_name = "NAME")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub accept_restored: Option<String>,
+
+    /// A file beside etcd by which an etcd that was restored from a backup is recognised [default: none]
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub etcd_mark_file: Option<PathBuf>,
 
     /// Where to serve gRPC; port 0 picks a free one [default: 127.0.0.1:7420]
     #[arg(long, value_name = "ADDR")]
@@ -274,6 +281,7 @@ impl Default for Settings {
             etcd_lease: Duration::from_secs(5),
             etcd_compaction: Compaction::After(Duration::from_secs(60)),
             accept_restored: None,
+            etcd_mark_file: None,
             listen: SocketAddr::from(([127, 0, 0, 1], 7420)),
             http_listen: SocketAddr::from(([127, 0, 0, 1], 7421)),
             drain: Duration::from_secs(10),
@@ -430,6 +438,7 @@ impl Settings {
             lease: self.etcd_lease,
             history_kept: self.etcd_compaction.after(),
             accept_restored: self.accept_restored.clone(),
+            mark_file: self.etcd_mark_file.clone(),
             ..EtcdConfig::new(endpoints, &prefix)
         })
     }

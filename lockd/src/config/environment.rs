@@ -8,7 +8,7 @@ use figment::{
 use super::{ConfigError, ENV, invalid};
 
 /// The keys of [`super::Settings`].
-const KEYS: [&str; 24] = [
+const KEYS: [&str; 25] = [
     "store",
     "data_dir",
     "etcd_endpoints",
@@ -22,6 +22,7 @@ const KEYS: [&str; 24] = [
     "etcd_lease",
     "etcd_compaction",
     "accept_restored",
+    "etcd_mark_file",
     "listen",
     "http_listen",
     "drain",
