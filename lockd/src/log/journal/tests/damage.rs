@@ -437,3 +437,39 @@ fn a_read_only_disk_is_refused_by_name() {
     new.fail(Fault::ReadOnly);
     assert!(open(&new).is_err());
 }
+
+/// J12: what an opening has written again is durable, whatever the mark says.
+#[test]
+fn damage_to_what_was_carried_over_is_refused_by_the_header() {
+    let machine = Machine::new(1);
+    let mut journal = opened(&machine);
+    group(&mut journal, &["one", "two"]);
+    drop(journal);
+    machine.kill();
+    drop(opened(&machine));
+    machine.kill();
+    let name = segment::name(2);
+    let byte = place(&machine, &name, "two");
+    flip(&machine, &name, byte, 0);
+    assert!(refused(&machine).contains("records up to 2 were durable"));
+}
+
+/// J11: a segment that was begun proves what was durable in the one before it, even without a record.
+#[test]
+fn damage_before_an_empty_segment_is_refused_by_its_header() {
+    let machine = Machine::new(1);
+    let mut journal = opened(&machine);
+    group(&mut journal, &["large".repeat(400).leak()]);
+    group(&mut journal, &["last"]);
+    // The next segment is written, synced and named; then the power fails.
+    machine.fail(Fault::DeadAt(machine.operations() + 5));
+    assert!(journal.append(0, draft(1, vec![0; 2000])).is_err());
+    drop(journal);
+    machine.kill();
+    older_mark(&machine, 1, Position(0));
+    assert_eq!(reopen(&machine.copy(1)).unwrap().1.records.len(), 2);
+    let name = segment::name(1);
+    let byte = place(&machine, &name, "last");
+    flip(&machine, &name, byte, 0);
+    assert!(refused(&machine).contains("records up to 2 were durable"));
+}
