@@ -47,7 +47,7 @@ pub struct Clock(Source);
 #[derive(Debug, Clone, Copy)]
 enum Source {
     System,
-    Tokio { origin: tokio::time::Instant },
+    Tokio { origin: tokio::time::Instant, rate: f64 },
 }
 
 impl Clock {
@@ -60,7 +60,13 @@ impl Clock {
     /// The runtime's clock, which tests can pause and advance.
     #[must_use]
     pub fn tokio() -> Self {
-        Self(Source::Tokio { origin: tokio::time::Instant::now() })
+        Self::tokio_at(1.0)
+    }
+
+    /// The runtime's clock as one sees it whose own runs `rate` times as fast.
+    #[must_use]
+    pub fn tokio_at(rate: f64) -> Self {
+        Self(Source::Tokio { origin: tokio::time::Instant::now(), rate })
     }
 
     /// The time now.
@@ -68,7 +74,7 @@ impl Clock {
     pub fn now(&self) -> Instant {
         match self.0 {
             Source::System => Instant(since_boot()),
-            Source::Tokio { origin } => Instant(origin.elapsed()),
+            Source::Tokio { origin, rate } => Instant(origin.elapsed().mul_f64(rate)),
         }
     }
 
@@ -123,6 +129,16 @@ mod tests {
         let slept = clock.now().saturating_duration_since(start);
         assert!(slept >= Duration::from_secs(100), "{slept:?}");
         assert!(slept < Duration::from_millis(100_010), "{slept:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_clock_that_is_slow_wakes_late() {
+        let (clock, right) = (Clock::tokio_at(0.5), Clock::tokio());
+        let start = right.now();
+        clock.sleep_until(clock.now() + Duration::from_secs(10)).await;
+        let slept = right.now().saturating_duration_since(start);
+        assert!(slept >= Duration::from_secs(20), "{slept:?}");
+        assert!(slept < Duration::from_millis(20_010), "{slept:?}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,6 +1,7 @@
 //! A core on a log in memory, on a clock that stands still while anything is to be done: what takes
 //! time takes none here, and to the millisecond.
 
+mod leases;
 mod memory;
 
 use std::time::Duration;
