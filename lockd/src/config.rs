@@ -59,6 +59,8 @@ pub struct Settings {
     pub etcd_cert: Option<PathBuf>,
     /// A file with its key, in PEM.
     pub etcd_key: Option<PathBuf>,
+    /// A file beside etcd that says how far its log had come.
+    pub etcd_mark_file: Option<PathBuf>,
     /// Where gRPC is served.
     pub listen: SocketAddr,
     /// Where health is served over HTTP.
@@ -140,6 +142,11 @@ pub struct Flags {
     #[arg(long, value_name = "FILE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub etcd_key: Option<PathBuf>,
+
+    /// A file beside etcd by which an etcd that was restored from a backup is recognised [default: none]
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub etcd_mark_file: Option<PathBuf>,
 
     /// Where to serve gRPC; port 0 picks a free one [default: 127.0.0.1:7420]
     #[arg(long, value_name = "ADDR")]
@@ -243,6 +250,7 @@ impl Default for Settings {
             etcd_ca: None,
             etcd_cert: None,
             etcd_key: None,
+            etcd_mark_file: None,
             listen: SocketAddr::from(([127, 0, 0, 1], 7420)),
             http_listen: SocketAddr::from(([127, 0, 0, 1], 7421)),
             drain: Duration::from_secs(10),
@@ -388,6 +396,7 @@ impl Settings {
         Ok(EtcdConfig {
             user: self.etcd_user.clone().zip(password),
             tls: tls.then_some(EtcdTls { ca_pem, identity_pem }),
+            mark_file: self.etcd_mark_file.clone(),
             ..EtcdConfig::new(endpoints, &prefix)
         })
     }

@@ -8,7 +8,7 @@ use figment::{
 use super::{ConfigError, ENV, invalid};
 
 /// The keys of [`super::Settings`].
-const KEYS: [&str; 21] = [
+const KEYS: [&str; 22] = [
     "store",
     "data_dir",
     "etcd_endpoints",
@@ -19,6 +19,7 @@ const KEYS: [&str; 21] = [
     "etcd_ca",
     "etcd_cert",
     "etcd_key",
+    "etcd_mark_file",
     "listen",
     "http_listen",
     "drain",

@@ -20,6 +20,7 @@ mod item;
 mod keys;
 mod lane;
 mod lease;
+mod mark;
 mod newest;
 mod numbers;
 mod opening;
@@ -35,6 +36,7 @@ mod watch;
 
 use std::{
     fmt,
+    path::PathBuf,
     sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
@@ -95,6 +97,9 @@ pub struct EtcdConfig {
     /// Goes on with a cluster that was restored from a backup: positions jump ahead of all before. A name
     /// of the restore, such as its date; each new one is accepted once, by whichever replica comes first.
     pub accept_restored: Option<String>,
+    /// A file beside etcd that says how far the log had come, by which an older one is recognised that
+    /// shows nothing of its restore.
+    pub mark_file: Option<PathBuf>,
     /// How long etcd's history is kept. `None` leaves compacting to others that share the cluster.
     pub history_kept: Option<Duration>,
 }
@@ -111,6 +116,7 @@ impl EtcdConfig {
             lease: Duration::from_secs(5),
             level: crate::record::LEVEL,
             accept_restored: None,
+            mark_file: None,
             history_kept: Some(Duration::from_secs(60)),
         }
     }
@@ -185,7 +191,7 @@ impl EtcdLog {
         let end = end.child_token();
         let (out, items) = mpsc::channel(QUEUE);
         let promise_until = clock.now();
-        let history_kept = config.history_kept;
+        let (history_kept, mark_file) = (config.history_kept, config.mark_file.clone());
         let replica = Arc::new(Replica::new(config, clock, end.clone(), out));
         let (checkpoints, pieces) = checkpoint::queue();
         let barriers = Arc::new(barrier::Asked::default());
@@ -201,6 +207,9 @@ impl EtcdLog {
         spawner.run("etcd departures", departures::run(replica.clone()));
         spawner.run("etcd checkpoints", checkpoint::run(replica.clone(), pieces));
         spawner.run("etcd trimming", trim::run(replica.clone()));
+        if let Some(path) = mark_file {
+            spawner.run("etcd mark", mark::run(replica.clone(), path));
+        }
         if let Some(kept) = history_kept {
             spawner.run("etcd compaction", compact::run(replica.clone(), kept));
         }

@@ -75,6 +75,31 @@ async fn each_name_of_a_restore_begins_one_era() {
     assert_eq!(reader.lived.placed().iter().map(|(at, _)| at.0).collect::<Vec<_>>(), places);
 }
 
+/// RULES J31: an older snapshot of all members shows nothing of itself; the file beside etcd does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restore_that_the_cluster_does_not_show_is_seen_by_the_mark_beside_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, other) = (folder.path().join("mark"), OnEtcd::shared().await);
+    let on = other.but(|config| config.mark_file = Some(file.clone()));
+    let mut log = on.opens().await;
+    log.writes("before").await;
+    drop(log);
+    drop(on.opens().await);
+    let text = std::fs::read_to_string(&file).unwrap();
+    let marked: u64 = text.trim().parse().unwrap();
+    // As after many more records, which the cluster has forgotten.
+    std::fs::write(&file, (marked + (1 << 30)).to_string()).unwrap();
+    says(&on.makes().fails().await, "had reached");
+    drop(other.opens().await);
+    let accepting = on.but(|config| config.accept_restored = Some("monday".to_owned()));
+    let after = accepting.opens().await.writes("after").await;
+    assert!(after.0 > marked + (1 << 40), "{after}");
+    // The era goes on without its name, and the file knows it.
+    drop(on.opens().await);
+    let text = std::fs::read_to_string(&file).unwrap();
+    assert!(text.trim().parse::<u64>().unwrap() > marked + (1 << 40), "{text}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_that_missed_a_new_era_lands_nothing() {
     let on = OnEtcd::shared().await;

@@ -135,12 +135,7 @@ async fn write(replica: &Replica, which: Which, (number, bytes): (u64, Bytes)) {
     let key = replica.keys.chunk(which.floor, which.number, number);
     let put = TxnOp::put(key, bytes.to_vec(), None);
     let txn = Txn::new().and_then([TxnOp::txn(Txn::new().and_then([put]))]);
-    loop {
-        let written = replica.endpoints.call(|mut client| {
-            let txn = txn.clone();
-            async move { client.txn(txn).await }
-        });
-        let Err(refusal) = written.await else { return };
+    while let Err(refusal) = replica.endpoints.txn(txn.clone()).await {
         tracing::warn!(?refusal, "a chunk of a checkpoint is refused");
         sleep(REFUSED).await;
     }

@@ -55,11 +55,7 @@ pub(super) async fn mark_left(replica: &Replica, id: ReplicaId) {
             Compare::version(keys.left(id), CompareOp::Equal, 0),
         ])
         .and_then([TxnOp::txn(Txn::new().and_then(puts))]);
-    let marked = replica.endpoints.call(|mut client| {
-        let txn = txn.clone();
-        async move { client.txn(txn).await }
-    });
-    match marked.await {
+    match replica.endpoints.txn(txn).await {
         Ok(response) if response.succeeded() => tracing::info!(replica = %id, "a replica is gone"),
         Ok(_) => {}
         Err(refusal) => {

@@ -11,7 +11,10 @@ use std::{
     time::Duration,
 };
 
-use etcd_client::{Certificate, Client, ConnectOptions, Identity, StatusResponse, TlsOptions};
+use etcd_client::{
+    Certificate, Client, ConnectOptions, GetOptions, GetResponse, Identity, StatusResponse,
+    TlsOptions, Txn, TxnResponse,
+};
 use futures::future::join_all;
 use lockd_proto::retry::{Policy, Retry};
 use tokio::{
@@ -251,6 +254,29 @@ impl Endpoints {
                 Err(Fault::NotSent(why) | Fault::Unknown(why)) => pauses.after_failure(&why).await,
             }
         }
+    }
+}
+
+/// What may be applied twice, at one member after another until one answers.
+impl Endpoints {
+    pub(super) async fn get(
+        &self,
+        key: Vec<u8>,
+        options: Option<GetOptions>,
+    ) -> Result<GetResponse, Refusal> {
+        self.call(|mut client| {
+            let (key, options) = (key.clone(), options.clone());
+            async move { client.get(key, options).await }
+        })
+        .await
+    }
+
+    pub(super) async fn txn(&self, txn: Txn) -> Result<TxnResponse, Refusal> {
+        self.call(|mut client| {
+            let txn = txn.clone();
+            async move { client.txn(txn).await }
+        })
+        .await
     }
 }
 

@@ -126,11 +126,7 @@ async fn join(replica: &Replica, life: &Life, known: &Known) -> Result<bool, Log
         .or_else([TxnOp::get(keys.replica(id), None), TxnOp::get(keys.history(), None)]);
     loop {
         let before = replica.watermark.now();
-        let joined = replica.endpoints.call(|mut client| {
-            let txn = txn.clone();
-            async move { client.txn(txn).await }
-        });
-        let response = match joined.await {
+        let response = match replica.endpoints.txn(txn.clone()).await {
             Ok(response) => response,
             Err(Refusal::LeaseNotFound) => return Ok(false),
             Err(refusal) => {

@@ -66,12 +66,7 @@ struct Mark {
 /// Reads the log and hands it to its owner.
 pub(super) async fn open(replica: &Replica, known: &Known) -> Result<Opened, Stop> {
     let before = replica.watermark.now();
-    let key = replica.keys.floor();
-    let read = replica.endpoints.call(|mut client| {
-        let key = key.clone();
-        async move { client.get(key, None).await }
-    });
-    let read = read.await?;
+    let read = replica.endpoints.get(replica.keys.floor(), None).await?;
     replica.observe(before, read.header())?;
     let revision = read.header().map_or(0, etcd_client::ResponseHeader::revision);
     replica.view().clear();

@@ -93,13 +93,9 @@ impl Records {
         let (mut from, end) = replica.keys.records();
         let mut lanes = Vec::new();
         loop {
-            let options =
-                GetOptions::new().with_range(end.clone()).with_limit(1).with_revision(revision);
-            let first = replica.endpoints.call(|mut client| {
-                let (from, options) = (from.clone(), options.clone().with_keys_only());
-                async move { client.get(from, Some(options)).await }
-            });
-            let first = first.await?;
+            let options = GetOptions::new().with_range(end.clone()).with_limit(1);
+            let options = options.with_revision(revision).with_keys_only();
+            let first = replica.endpoints.get(from.clone(), Some(options)).await?;
             let Some(kv) = first.kvs().first() else { break };
             match replica.keys.parse(kv.key()) {
                 Named::Record { author, lane, .. } => {

@@ -6,10 +6,11 @@ use etcd_client::{Compare, CompareOp, GetOptions, GetResponse, KeyValue, Txn, Tx
 use super::{
     fault::Refusal,
     history::{History, Seen},
+    mark,
     replica::{Known, Replica, random},
     version,
 };
-use crate::log::LogError;
+use crate::{log::LogError, record::Position};
 
 /// Waits for the cluster, checks it, and reads or begins the history.
 pub(super) async fn start(replica: &Replica) -> Result<(), LogError> {
@@ -29,12 +30,8 @@ pub(super) async fn start(replica: &Replica) -> Result<(), LogError> {
 /// Refuses what another version of lockd has left.
 async fn foreign(replica: &Replica) -> Result<(), LogError> {
     for (from, to) in replica.keys.foreign() {
-        let found = replica.endpoints.call(|mut client| {
-            let options = GetOptions::new().with_range(to.clone()).with_limit(1).with_keys_only();
-            let from = from.clone();
-            async move { client.get(from, Some(options)).await }
-        });
-        if let Some(kv) = found.await?.kvs().first() {
+        let options = GetOptions::new().with_range(to).with_limit(1).with_keys_only();
+        if let Some(kv) = replica.endpoints.get(from, Some(options)).await?.kvs().first() {
             return Err(LogError::Broken(format!(
                 "etcd holds the locks of an earlier version of lockd under {:?}, such as {:?}: release \
                  them with that version and delete the keys, or choose another prefix",
@@ -97,7 +94,10 @@ async fn history(replica: &Replica) -> Result<Known, LogError> {
             None => (None, 0),
         };
         let doubt = match &history {
-            Some(history) => kept.doubt(history)?,
+            Some(history) => match kept.doubt(history)? {
+                None => older_than_mark(replica, history.position(kept.seen.revision))?,
+                doubt => doubt,
+            },
             None if kept.newest > 0 => Some("its key of the history is gone".to_owned()),
             None => None,
         };
@@ -114,7 +114,10 @@ async fn history(replica: &Replica) -> Result<Known, LogError> {
             }
             (_, None, Some(why)) => return Err(refused(&why)),
             (Some(history), None, None) => {
-                mark(replica, &kept).await?;
+                note_seen(replica, &kept).await?;
+                if let Some(path) = &replica.config.mark_file {
+                    mark::begin(path, history.position(kept.seen.revision))?;
+                }
                 return Ok(Known { history, revision });
             }
             // The name belongs to a restore of before this log began.
@@ -128,6 +131,11 @@ async fn history(replica: &Replica) -> Result<Known, LogError> {
     }
 }
 
+fn older_than_mark(replica: &Replica, reached: Position) -> Result<Option<String>, LogError> {
+    let path = replica.config.mark_file.as_deref();
+    path.map_or(Ok(None), |path| mark::doubt(path, reached))
+}
+
 fn refused(why: &str) -> LogError {
     LogError::Broken(format!(
         "etcd was restored from a backup or is another cluster: {why}; fencing tokens would repeat. If it \
@@ -138,10 +146,7 @@ fn refused(why: &str) -> LogError {
 async fn kept(replica: &Replica) -> Result<Kept, Refusal> {
     let keys = &replica.keys;
     let end = [&keys.seen()[..], b"\0"].concat();
-    let read = replica.endpoints.call(|mut client| {
-        let (from, options) = (keys.newest(), GetOptions::new().with_range(end.clone()));
-        async move { client.get(from, Some(options)).await }
-    });
+    let read = replica.endpoints.get(keys.newest(), Some(GetOptions::new().with_range(end)));
     Ok(Kept::of(replica, &read.await?))
 }
 
@@ -162,25 +167,17 @@ async fn begin(
             TxnOp::put(keys.history(), history.to_string(), None),
             TxnOp::put(keys.seen(), kept.seen.to_string(), None),
         ]);
-    let begun = replica.endpoints.call(|mut client| {
-        let txn = txn.clone();
-        async move { client.txn(txn).await }
-    });
-    begun.await.map(drop)
+    replica.endpoints.txn(txn).await.map(drop)
 }
 
 /// Writes what the cluster is now, for the next start to compare with.
-async fn mark(replica: &Replica, kept: &Kept) -> Result<(), Refusal> {
+async fn note_seen(replica: &Replica, kept: &Kept) -> Result<(), Refusal> {
     let seen = replica.keys.seen();
     let compared = kept.marks.as_ref().map_or(0, KeyValue::mod_revision);
     let txn = Txn::new()
         .when([Compare::mod_revision(seen.clone(), CompareOp::Equal, compared)])
         .and_then([TxnOp::put(seen, kept.seen.to_string(), None)]);
-    let marked = replica.endpoints.call(|mut client| {
-        let txn = txn.clone();
-        async move { client.txn(txn).await }
-    });
-    match marked.await {
+    match replica.endpoints.txn(txn).await {
         // A cluster without space has the marks of an earlier start.
         Err(Refusal::Full(_)) => Ok(()),
         marked => marked.map(drop),

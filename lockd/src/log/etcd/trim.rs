@@ -70,11 +70,7 @@ async fn records(replica: &Replica, cut: Cut) {
 async fn marks(replica: &Replica, id: ReplicaId) {
     let keys = [replica.keys.join(id), replica.keys.left(id)];
     let txn = Txn::new().and_then(keys.map(|key| TxnOp::delete(key, None)));
-    let deleted = replica.endpoints.call(|mut client| {
-        let txn = txn.clone();
-        async move { client.txn(txn).await }
-    });
-    if let Err(refusal) = deleted.await {
+    if let Err(refusal) = replica.endpoints.txn(txn).await {
         tracing::warn!(?refusal, "the marks of a replica that is gone can't be deleted");
     }
 }
@@ -83,11 +79,7 @@ async fn marks(replica: &Replica, id: ReplicaId) {
 async fn chunks(replica: &Replica, (from, to): Range) -> Result<(), Refusal> {
     loop {
         let options = GetOptions::new().with_range(to.clone()).with_limit(1).with_keys_only();
-        let first = replica.endpoints.call(|mut client| {
-            let (from, options) = (from.clone(), options.clone());
-            async move { client.get(from, Some(options)).await }
-        });
-        let first = first.await?;
+        let first = replica.endpoints.get(from.clone(), Some(options)).await?;
         let Some(key) = first.kvs().first().map(|kv| kv.key().to_vec()) else { return Ok(()) };
         let end = match replica.keys.parse_chunk(&key) {
             Some((floor, which, number)) => {
