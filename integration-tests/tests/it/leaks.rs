@@ -21,6 +21,9 @@ both_stores!(cycles_of_acquire_and_cancel_end_where_they_began);
 /// How much more memory may be allocated after each round, in KiB: 13 bytes for one of 10,000 cycles.
 const ALLOWANCE: u64 = 128;
 
+/// How often a lock is asked for and given up in each round.
+const CYCLES: u32 = 10_000;
+
 /// How often all cycles are made again.
 const ROUNDS: usize = 3;
 
@@ -94,9 +97,7 @@ impl Counted {
 async fn cycles_of_acquire_and_cancel_end_where_they_began(mut world: World) {
     let counted = Counted::instead_of(world.first()).await;
     let client = world.client().await;
-    // etcd takes one entry of a queue in a write, and those that gave up have to be written too.
-    let count = if world.daemons.len() == 1 { 10_000 } else { 200 };
-    let mut cycles = Cycles::start(&world.first().url(), count);
+    let mut cycles = Cycles::start(&world.first().url(), CYCLES);
     let mut before = (cycles.round().await, counted.at_rest().await);
     let sessions = client.status().await.unwrap().sessions;
     let mut least = (u64::MAX, u64::MAX);

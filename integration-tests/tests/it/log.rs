@@ -6,6 +6,7 @@ mod driven;
 mod etcd_faults;
 mod etcd_history;
 mod etcd_limits;
+mod etcd_quota;
 mod etcd_replicas;
 mod ground;
 mod load;
@@ -18,6 +19,13 @@ macro_rules! on_each_log {
             async fn $test() {
                 super::conformance::$test(&super::ground::OnEtcd::shared().await).await;
             })*
+        }
+
+        /// One after the other: a cluster of its own for each would take longer than the suite.
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn on_three_nodes() {
+            let cluster = integration_tests::EtcdCluster::start(3).await;
+            $(conformance::$test(&ground::OnEtcd::at(cluster.endpoints())).await;)*
         }
     };
 }

@@ -77,6 +77,41 @@ async fn a_full_etcd_takes_what_frees_room_and_says_that_it_is_full() {
     .await;
 }
 
+/// A full etcd grants no lease. What is released meanwhile goes by way of the replicas that live, and the
+/// one whose lease was lost comes back once there is room.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_whose_lease_ends_while_etcd_is_full_comes_back_and_releases_go_on() {
+    let etcd = Etcd::builder().arg("--quota-backend-bytes=2097152").start().await;
+    let on = OnEtcd::at(etcd.endpoints());
+    let (mut one, mut two) = (on.opens().await, on.opens().await);
+    two.writes("before").await;
+    let mut client = etcd.client().await;
+    fill(&mut client).await;
+    let lost = one.me.unwrap();
+    let key = client.get(on.key(&format!("r/{lost}")), None).await.unwrap();
+    client.lease_revoke(key.kvs()[0].lease()).await.unwrap();
+    let gone = |event: &Event| {
+        matches!(event, Event::Left { replica, .. } if *replica == lost).then_some(())
+    };
+    two.until(gone).await;
+    one.until(gone).await;
+    for number in 0..20 {
+        two.append(Draft { room: Room::Reserve, ..draft(format!("release {number}")) }).await;
+    }
+    // It follows, and says that it can write nothing.
+    one.catches_up().await;
+    assert_eq!(one.lived.records().last().unwrap(), "release 19");
+    let refused = one.log.append(0, Draft { room: Room::Reserve, ..draft("refused") });
+    assert!(matches!(refused, Err(LogError::Unavailable(_))), "{refused:?}");
+    make_room(&mut client).await;
+    assert_ne!(one.live().await, lost);
+    // The alarm is looked at now and then: what is ordinary may be refused for a moment.
+    one.append(Draft { room: Room::Reserve, ..draft("after") }).await;
+    two.catches_up().await;
+    assert_eq!(two.lived.records(), one.lived.records());
+    assert_eq!((one.resets, two.resets), (1, 1));
+}
+
 /// Many times the quota is written, and what is deleted is given back.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_log_that_is_trimmed_and_compacted_stays_within_its_quota() {
