@@ -132,7 +132,10 @@ mod tests {
         for past in (0..58).map(Duration::from_secs) {
             let promised = promised(ttl, proved + past, Some(proved)).unwrap_or_default();
             let stops = promised.saturating_sub(safety_margin(promised));
-            assert!(stops <= ttl - safety_margin(ttl) - past + Duration::from_millis(25), "{past:?}");
+            assert!(
+                stops <= ttl - safety_margin(ttl) - past + Duration::from_millis(25),
+                "{past:?}"
+            );
         }
     }
 }
