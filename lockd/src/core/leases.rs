@@ -76,14 +76,16 @@ impl Leases {
 }
 
 /// The TTL that an answer to a keepalive promises which arrived at `arrived`: shorter by what that is
-/// past `promise_until`. `None` if nothing is left to promise.
+/// past `promise_until`, and by the margin that its client takes off a shorter TTL the less. `None` if
+/// nothing is left to promise.
 pub(super) fn promised(
     ttl: Duration,
     arrived: Instant,
     promise_until: Option<Instant>,
 ) -> Option<Duration> {
     let past = promise_until.map(|until| arrived.saturating_duration_since(until));
-    let promised = ttl.saturating_sub(past.unwrap_or_default());
+    let past = past.unwrap_or_default();
+    let promised = ttl.saturating_sub(past + past / 50);
     (promised > safety_margin(ttl)).then_some(promised)
 }
 
@@ -119,7 +121,21 @@ mod tests {
         let later = proved + Duration::from_secs(3);
         assert_eq!(promised(TTL, later, None), Some(TTL));
         assert_eq!(promised(TTL, proved, Some(later)), Some(TTL));
-        assert_eq!(promised(TTL, later, Some(proved)), Some(Duration::from_secs(7)));
+        assert_eq!(promised(TTL, later, Some(proved)), Some(Duration::from_millis(6940)));
         assert_eq!(promised(TTL, proved + TTL, Some(proved)), None);
+    }
+
+    /// A client takes 2 % of what was promised off, and its clock may be that much slow over the whole TTL.
+    #[test]
+    fn a_client_with_a_shorter_ttl_stops_as_early_as_one_with_the_whole_margin() {
+        let (ttl, proved) = (Duration::from_secs(60), Clock::system().now());
+        for past in (0..58).map(Duration::from_secs) {
+            let promised = promised(ttl, proved + past, Some(proved)).unwrap_or_default();
+            let stops = promised.saturating_sub(safety_margin(promised));
+            assert!(
+                stops <= ttl - safety_margin(ttl) - past + Duration::from_millis(25),
+                "{past:?}"
+            );
+        }
     }
 }

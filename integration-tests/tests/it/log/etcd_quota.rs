@@ -36,7 +36,7 @@ const HISTORY: Duration = Duration::from_secs(3);
 const WORKERS: usize = 64;
 
 /// What each entry carries, so that the quota is written many times over.
-const VALUE: &[u8] = &[7; 8 * 1024];
+const VALUE: &[u8] = &[7; 4096];
 
 fn lasts() -> Duration {
     let named = std::env::var("LOCKD_QUOTA_SECONDS").ok();
