@@ -33,7 +33,7 @@ use lockd_proto::SessionId;
 use slab::Slab;
 
 use checkpoint::Checkpoint;
-pub use checkpoint::{Restore, RestoreError};
+pub use checkpoint::{DamagedState, Restore, RestoreError};
 pub use effect::{
     Ahead, Described, Effect, Failure, Handoff, HandoffReason, LossCause, News, Outcome, Refusal,
     SessionEnd,
