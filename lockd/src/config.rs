@@ -8,7 +8,7 @@ mod texts;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-pub use compaction::Compaction;
+pub(crate) use compaction::Compaction;
 use environment::Environment;
 use figment::{
     Figment,

@@ -12,12 +12,14 @@
 //! `lanes` is the way to the log and back, `streams` and `calls` are those who ask, `notify` turns
 //! effects into answers, `look` and `observe` answer questions, `leases` and `timers` are time.
 
+mod admission;
 pub(crate) mod answer;
 mod apply;
 pub(crate) mod ask;
 mod calls;
 mod checkpoints;
 mod deadlocks;
+mod digests;
 pub(crate) mod error;
 mod handle;
 mod lanes;
@@ -27,6 +29,9 @@ mod notify;
 mod nudges;
 pub(crate) mod observe;
 pub(crate) mod outbox;
+mod outcomes;
+mod parts;
+mod replies;
 mod restored;
 mod sessions;
 pub(crate) mod status;
@@ -34,23 +39,23 @@ mod streams;
 mod tickets;
 mod timers;
 
-use std::{future::poll_fn, pin::pin, sync::Arc, time::Duration};
+use std::{future::poll_fn, pin::pin, time::Duration};
 
-use lockd_proto::clock::{Clock, Instant};
+use lockd_proto::clock::Instant;
 use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
 
 use self::{
     ask::Input,
     calls::Calls,
     checkpoints::Checkpoints,
     deadlocks::Deadlocks,
-    error::Error,
+    digests::Digests,
     lanes::Lanes,
     leases::Leases,
     look::Looks,
     nudges::Nudges,
     observe::Observers,
+    replies::Replies,
     restored::Hold,
     status::Status,
     streams::Streams,
@@ -58,12 +63,13 @@ use self::{
 };
 pub(crate) use handle::Handle;
 pub use handle::{Answers, StreamHandle};
+pub use parts::{Limits, Parts};
 
 use crate::{
     log::{Event, Log, LogError},
     record::{Position, ReplicaId},
-    state::{Effect, Moment, Restore, State},
-    telemetry::{metrics, traces::Traces},
+    state::{Effect, Restore, State},
+    telemetry::metrics,
 };
 
 /// Inputs that wait for the core. Each connection has a share of its own beside this.
@@ -72,8 +78,8 @@ const INPUTS: usize = 256;
 /// Operations that are asked for in one turn, roughly.
 const OPERATIONS_A_TURN: usize = 1024;
 
-/// Events of the log that are applied in one turn.
-const EVENTS_A_TURN: usize = 64;
+/// What is done in one turn, before no further event of the log is taken: see `Core::work`.
+const WORK_A_TURN: usize = 4 * OPERATIONS_A_TURN;
 
 /// How long after a plain release that is the last of all it is made durable.
 const SETTLE_AFTER: Duration = Duration::from_millis(10);
@@ -83,44 +89,6 @@ const TICK: Duration = Duration::from_millis(500);
 
 /// How many ticks go by before observers hear that nothing else has changed.
 const TICKS_A_BEAT: u64 = 3;
-
-/// How much a session, a lock and a replica may have, as this replica sees it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    /// Entries in one lock's queue, the holders included.
-    pub waiters_per_lock: usize,
-    /// Entries that a session may have, held locks included.
-    pub entries_per_session: usize,
-    /// Sessions, beyond which this replica opens no more.
-    pub sessions: usize,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            waiters_per_lock: 10_000,
-            entries_per_session: crate::state::MAX_ENTRIES,
-            sessions: 100_000,
-        }
-    }
-}
-
-/// What a core is made of, beside its log.
-#[derive(Debug)]
-pub struct Parts {
-    /// The replica's name, for people.
-    pub name: Arc<str>,
-    /// How much there may be.
-    pub limits: Limits,
-    /// The time.
-    pub clock: Clock,
-    /// Spans of requests that are traced.
-    pub traces: Traces,
-    /// Cancelled when the replica begins to shut down.
-    pub drain: CancellationToken,
-    /// Cancelled when the time to shut down is over.
-    pub end: CancellationToken,
-}
 
 /// The owner of the state.
 #[derive(Debug)]
@@ -142,6 +110,7 @@ pub struct Core<L> {
     leases: Leases,
     timers: Timers,
     deadlocks: Deadlocks,
+    digests: Digests,
     checkpoints: Checkpoints,
     /// Everything up to here survives a power failure.
     durable: Position,
@@ -156,20 +125,14 @@ pub struct Core<L> {
     /// When a record was last appended.
     appended: Instant,
     ticks: u64,
+    /// What was done in this turn: messages, timers, operations, and what followed from each of those.
+    work: usize,
     draining: bool,
+    /// Whether a client has known more of the log than there is.
+    is_restored: bool,
     status: Status,
     origin: Instant,
     now: Instant,
-}
-
-/// Answers that are ready.
-#[derive(Default)]
-struct Replies(Vec<Box<dyn FnOnce() + Send>>);
-
-impl std::fmt::Debug for Replies {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Replies").field(&self.0.len()).finish()
-    }
 }
 
 impl<L: Log> Core<L> {
@@ -198,6 +161,7 @@ impl<L: Log> Core<L> {
             leases: Leases::default(),
             timers: Timers::default(),
             deadlocks: Deadlocks::default(),
+            digests: Digests::default(),
             checkpoints: Checkpoints::default(),
             durable: Position::default(),
             effects: Vec::new(),
@@ -206,7 +170,9 @@ impl<L: Log> Core<L> {
             must_settle: false,
             appended: now,
             ticks: 0,
+            work: 0,
             draining: false,
+            is_restored: false,
             status,
             // Zero is no moment.
             origin: now - Duration::from_nanos(1),
@@ -274,7 +240,8 @@ impl<L: Log> Core<L> {
             self.begin_drain();
         }
         self.run_timers();
-        self.work();
+        self.search_deadlocks();
+        self.write_checkpoint()?;
         if let Some(event) = event {
             self.event(event)?;
         }
@@ -285,16 +252,17 @@ impl<L: Log> Core<L> {
     }
 
     fn take_inputs(&mut self, inputs: &mut Vec<Input>) {
-        let mut operations = 0;
+        self.work = 0;
         for input in inputs.drain(..) {
-            operations += self.input(input);
+            self.work += self.input(input);
         }
-        while operations < OPERATIONS_A_TURN
+        while self.work < OPERATIONS_A_TURN
             && let Ok(input) = self.inputs.try_recv()
         {
-            operations += self.input(input);
+            self.work += self.input(input);
         }
-        for nudge in self.nudges.take() {
+        for nudge in self.nudges.take(OPERATIONS_A_TURN) {
+            self.work += 1;
             self.nudge(nudge);
         }
     }
@@ -328,6 +296,7 @@ impl<L: Log> Core<L> {
         // What is set in this turn is not due in it.
         for _ in 0..OPERATIONS_A_TURN {
             let Some((timer, due)) = self.timers.pop(self.now) else { return };
+            self.work += 1;
             self.timer(timer, due);
         }
     }
@@ -366,21 +335,18 @@ impl<L: Log> Core<L> {
 
     /// Whether there is more to do than one turn does.
     fn has_work(&self) -> bool {
-        self.deadlocks.has_work() || (self.checkpoints.has_work() && self.log.takes_chunks())
-    }
-
-    /// Work that is done a bounded piece a turn.
-    fn work(&mut self) {
-        self.search_deadlocks();
-        self.write_checkpoint();
+        let was_cut_short = self.work >= WORK_A_TURN;
+        was_cut_short || self.deadlocks.has_work() || (self.is_writing() && self.log.takes_chunks())
     }
 
     /// Appends what idle lanes can take, and applies what comes back, until nothing more does at once.
     fn exchange(&mut self) -> Result<(), LogError> {
         let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
-        for _ in 0..EVENTS_A_TURN {
+        while self.work < WORK_A_TURN {
             self.append()?;
             match self.log.poll_event(&mut cx) {
+                // The log is read once more a record a turn.
+                std::task::Poll::Ready(event @ Event::Again(_)) => return self.event(event),
                 std::task::Poll::Ready(event) => self.event(event)?,
                 std::task::Poll::Pending => return Ok(()),
             }
@@ -391,7 +357,7 @@ impl<L: Log> Core<L> {
     /// Makes durable what was applied, if an answer rests on it.
     fn make_durable(&mut self) -> Result<(), LogError> {
         let observers = self.observers.have_news();
-        if self.must_sync || !self.replies.0.is_empty() || observers {
+        if self.must_sync || !self.replies.is_empty() || observers {
             self.must_sync = false;
             self.commit(L::sync)?;
             if self.me.is_some() {
@@ -429,52 +395,8 @@ impl<L: Log> Core<L> {
             self.end_leaving_streams();
         }
         self.calls.measure_handoffs(&self.parts.clock);
-        for reply in self.replies.0.drain(..) {
-            reply();
-        }
+        self.replies.release();
         self.streams.flush(self.durable, self.now);
-    }
-
-    fn publish(&mut self) {
-        let standing = self.log.standing();
-        let not_ready = self.not_ready();
-        let (counts, streams) = (self.state.counts(), self.streams.len());
-        let (position, is_live) = (self.state.position(), self.me.is_some());
-        self.status.publish(|it| {
-            (it.counts, it.streams, it.position, it.is_live) = (counts, streams, position, is_live);
-            (it.confirmed, it.not_ready) = (standing.confirmed, not_ready);
-        });
-    }
-
-    /// Why this replica grants nothing at this moment, if so.
-    fn not_ready(&self) -> Option<Error> {
-        if self.draining {
-            return Some(Error::Draining);
-        }
-        self.not_fresh().or_else(|| self.held_back().map(Error::Restored))
-    }
-
-    /// Why this replica answers no question at this moment, if so.
-    fn not_fresh(&self) -> Option<Error> {
-        let standing = self.log.standing();
-        match (self.me, standing.confirmed) {
-            (None, _) => Some(Error::ViewEmpty),
-            (Some(_), _) if standing.is_fresh => None,
-            (Some(_), confirmed) => {
-                let since = confirmed.unwrap_or(self.origin);
-                Some(Error::ViewStale(self.now.saturating_duration_since(since)))
-            }
-        }
-    }
-
-    fn moment(&self) -> Moment {
-        let since = self.now.saturating_duration_since(self.origin);
-        u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
-    }
-
-    /// How long ago a moment was; `None` if it was not seen.
-    fn since(&self, moment: Moment) -> Option<Duration> {
-        (moment != 0).then(|| Duration::from_nanos(self.moment().saturating_sub(moment)))
     }
 }
 

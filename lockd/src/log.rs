@@ -30,7 +30,7 @@ const MAX_RESTORE_NAME: usize = 64;
 
 /// Whether a restore from a backup can be accepted by this name: one word. A log remembers the last one.
 #[must_use]
-pub fn is_restore_name(name: &str) -> bool {
+pub(crate) fn is_restore_name(name: &str) -> bool {
     (1..=MAX_RESTORE_NAME).contains(&name.len()) && name.bytes().all(|it| it.is_ascii_graphic())
 }
 
@@ -92,6 +92,10 @@ pub trait Log: Send + 'static {
     fn promise_window(&self) -> Duration {
         Duration::ZERO
     }
+
+    /// Reads the log once more from its newest floor, beside what is delivered, as [`Event::Again`]. Only
+    /// where the log is shared: elsewhere nothing else writes it, and this does nothing.
+    fn recount(&mut self) {}
 
     /// Bytes in the log after its newest floor: what a restart has to read again.
     fn bytes_after_floor(&self) -> u64;
@@ -214,6 +218,9 @@ pub enum Event {
         /// How many chunks it has.
         chunks: u64,
     },
+    /// A piece of the log that is read once more, as [`Log::recount`] asked for: what rebuilds a state, from
+    /// [`Event::Reset`] on. `None` at the end, as far as it could be read.
+    Again(Option<Box<Event>>),
     /// The log has failed for good. The process must end.
     Failed(LogError),
 }

@@ -1,9 +1,10 @@
 //! Composes log → core → server, serves until it is to stop, then drains.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{future::IntoFuture as _, net::SocketAddr, time::Duration};
 
+use axum::{Router, extract::connect_info::IntoMakeServiceWithConnectInfo};
 use lockd_proto::clock::Clock;
-use tokio::{net::TcpListener, sync::oneshot};
+use tokio::{net::TcpListener, runtime, sync::oneshot};
 
 use crate::{
     core::{Core, Limits, Parts},
@@ -95,13 +96,13 @@ pub(crate) async fn run<L: Log>(
     let routes = health::routes(well.clone())
         .merge(debug::routes(tasks, replica.logs))
         .into_make_service_with_connect_info::<SocketAddr>();
-    let http = axum::serve(replica.http, routes).with_graceful_shutdown(stopped());
+    let http = serve_http(replica.http, routes, &life)?;
     life.tasks.spawn("health", health::report(well, reporter, life.end.clone()));
     on_ready(grpc_at, http_at);
     let served = tokio::select! {
         // A log that has failed leaves nothing to be drained.
         Ok(error) = failure => Err(ServeError::Log(error)),
-        served = async { tokio::try_join!(async { grpc.await.map_err(ServeError::Grpc) }, async { http.await.map_err(ServeError::Http) }) } => {
+        served = async { tokio::try_join!(async { grpc.await.map_err(ServeError::Grpc) }, async { http.await.unwrap_or(Ok(())).map_err(ServeError::Http) }) } => {
             served.map(drop)
         }
         () = overrun(&life, replica.drain) => {
@@ -115,8 +116,63 @@ pub(crate) async fn run<L: Log>(
     served
 }
 
+/// Serves HTTP on a thread and a runtime of its own, so that health is answered though all other threads
+/// hang. The receiver hears how it ended.
+fn serve_http(
+    listener: TcpListener,
+    routes: IntoMakeServiceWithConnectInfo<Router, SocketAddr>,
+    life: &Lifecycle,
+) -> Result<oneshot::Receiver<std::io::Result<()>>, ServeError> {
+    let listener = listener.into_std().map_err(ServeError::Http)?;
+    let (stop, end) = (life.stop.clone(), life.end.clone());
+    let serve = move || {
+        let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(async move {
+            let listener = TcpListener::from_std(listener)?;
+            let http = axum::serve(listener, routes).with_graceful_shutdown(stop.cancelled_owned());
+            end.run_until_cancelled(http.into_future()).await.unwrap_or(Ok(()))
+        })
+    };
+    let (ended, end_of_http) = oneshot::channel();
+    let thread = std::thread::Builder::new().name("health".to_owned());
+    // The replica may have ended by itself.
+    thread.spawn(move || drop(ended.send(serve()))).map_err(ServeError::Http)?;
+    Ok(end_of_http)
+}
+
 /// Waits for the end of the drain: its time is over, or a second signal cuts it short.
 async fn overrun(life: &Lifecycle, drain: Duration) {
     life.stop.cancelled().await;
     life.end.run_until_cancelled(tokio::time::sleep(drain)).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{Read as _, Write as _},
+        net::TcpStream,
+    };
+
+    use axum::routing::get;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn health_is_answered_while_the_runtime_of_all_else_hangs() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (at, life) = (listener.local_addr().unwrap(), Lifecycle::default());
+        let routes = Router::new().route("/livez", get(async || "it hangs"));
+        let routes = routes.into_make_service_with_connect_info();
+        let ended = serve_http(listener, routes, &life).unwrap();
+        // This runtime has one thread, which hangs from here to the answer.
+        let mut stream = TcpStream::connect(at).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        let request = b"GET /livez HTTP/1.1\r\nHost: lockd\r\nConnection: close\r\n\r\n";
+        stream.write_all(request).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.ends_with("it hangs"), "{answer}");
+        life.stop.cancel();
+        ended.await.unwrap().unwrap();
+    }
 }

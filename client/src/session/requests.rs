@@ -52,6 +52,8 @@ pub(super) struct Requests {
     acquires: u64,
     /// Releases that were answered, and that a power failure may undo.
     kept: Kept,
+    /// The server's log was durable up to here.
+    pub(super) durable: u64,
     pub(super) outbox: Outbox,
 }
 
@@ -131,6 +133,7 @@ impl Requests {
     /// All up to this place in the log survives a power failure.
     pub(super) fn durable(&mut self, position: u64) {
         self.kept.durable(position);
+        self.durable = self.durable.max(position);
     }
 
     pub(super) fn acquire(&mut self, acquire: Acquire, now: Instant) {

@@ -15,14 +15,14 @@ use crate::{
 both_stores!(what_happens_is_counted);
 
 /// The series of a replica, one a line.
-async fn scrape(daemon: &Daemon) -> String {
+pub(crate) async fn scrape(daemon: &Daemon) -> String {
     let response = reqwest::get(format!("http://{}/metrics", daemon.http_addr())).await.unwrap();
     assert_eq!(response.headers()["content-type"], "text/plain; version=0.0.4; charset=utf-8");
     response.text().await.unwrap()
 }
 
 /// The value of a series, by its name and labels.
-fn value(scraped: &str, series: &str) -> Option<f64> {
+pub(crate) fn value(scraped: &str, series: &str) -> Option<f64> {
     let of = |line: &str| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok();
     scraped.lines().find_map(of)
 }

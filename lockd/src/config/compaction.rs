@@ -11,7 +11,7 @@ const OFF: &str = "off";
 
 /// When lockd compacts etcd's history.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Compaction {
+pub(crate) enum Compaction {
     /// Never: other programs share the cluster and see to it.
     Off,
     /// Once it is this old.

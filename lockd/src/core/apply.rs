@@ -1,5 +1,7 @@
 //! What the log delivers, applied in order.
 
+use std::time::Duration;
+
 use super::{
     Core,
     error::Error,
@@ -10,7 +12,7 @@ use super::{
 use crate::{
     log::{Delivered, Event, Log, LogError},
     record::{Operation, Record, ReplicaId},
-    state::{Context, Restore, State},
+    state::{Context, Moment, Restore, State},
     telemetry::metrics,
 };
 
@@ -22,6 +24,7 @@ impl<L: Log> Core<L> {
             Event::Floor(floor) => {
                 let restore = std::mem::take(&mut self.restore);
                 self.state = restore.finish(&floor).map_err(broken)?;
+                self.digests.note(&self.state);
                 self.durable = self.durable.max(floor.at);
             }
             Event::Restored { at } => self.restored(at),
@@ -37,6 +40,7 @@ impl<L: Log> Core<L> {
             Event::Checkpoint { floor, which, chunks } => {
                 self.checkpoint_is_durable(floor, which, chunks)
             }
+            Event::Again(event) => self.read_again(event.map(|event| *event))?,
             Event::Failed(error) => return Err(error),
         }
         Ok(())
@@ -47,6 +51,7 @@ impl<L: Log> Core<L> {
     fn reset(&mut self) {
         (self.restore, self.hold) = (Restore::default(), Hold::default());
         self.state = State::default();
+        self.digests.reset();
         if self.me.take().is_some() {
             tracing::warn!("deliveries of the log were missed: it is read again");
             self.forget_all(&Error::ViewEmpty);
@@ -77,7 +82,7 @@ impl<L: Log> Core<L> {
                 at = at.after(1);
             }
         }
-        self.checkpoints.note(&self.state);
+        self.digests.note(&self.state);
         Ok(())
     }
 
@@ -88,6 +93,7 @@ impl<L: Log> Core<L> {
         let cx = Context { at, author, now };
         let mut effects = std::mem::take(&mut self.effects);
         let outcome = self.state.apply(operation, cx, &mut effects);
+        self.work += 1 + effects.len();
         let own = self.answer(ticket, outcome, cx);
         // What is read back has been heard of before.
         let is_live = self.me.is_some();
@@ -111,12 +117,14 @@ impl<L: Log> Core<L> {
         if !self.log.profile().is_shared {
             self.propose(Operation::Start, Ticket::None);
         }
+        self.digests.retain_alive(&self.state);
         self.count_what_is_there();
         self.search_all_owners();
     }
 
     fn replica_left(&mut self, at: crate::record::Position, replica: ReplicaId) {
         self.state.left(at, replica);
+        self.digests.left(replica);
         if self.me == Some(replica) {
             self.me = None;
             tracing::warn!(%replica, "this replica's lease was lost: it comes back under a new name");
@@ -128,22 +136,33 @@ impl<L: Log> Core<L> {
 
     /// Fails everything that is in flight or waits, so that clients retry: their leases go on.
     fn forget_all(&mut self, why: &Error) {
+        // Before their requests fail: what became of those is not known, and they are asked again (RULES T9).
+        self.streams.end_all(why);
         for proposal in self.lanes.take_all() {
             self.fail(proposal.ticket, why.clone());
         }
         self.fail_calls(why);
         self.fail_looks(why);
         self.observers.end_all(why);
-        self.streams.end_all(why);
         self.checkpoints.give_up();
         self.state.give_up_checkpoint();
         self.leases = super::Leases::default();
         self.timers = super::Timers::default();
         self.timers.set(Timer::Tick, self.now + super::TICK, Due::Itself);
     }
+
+    fn moment(&self) -> Moment {
+        let since = self.now.saturating_duration_since(self.origin);
+        u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// How long ago a moment was; `None` if it was not seen.
+    pub(super) fn since(&self, moment: Moment) -> Option<Duration> {
+        (moment != 0).then(|| Duration::from_nanos(self.moment().saturating_sub(moment)))
+    }
 }
 
 /// What can't be read ends the replica, before it applies any of it.
-fn broken(error: impl std::fmt::Display) -> LogError {
+pub(super) fn broken(error: impl std::fmt::Display) -> LogError {
     LogError::Broken(error.to_string())
 }

@@ -66,6 +66,8 @@ pub enum Hello {
         by: Credential,
         /// The requests that the client still has open.
         open: Vec<RequestId>,
+        /// Up to where the client knows the log to be durable.
+        durable: Position,
     },
 }
 

@@ -118,7 +118,8 @@ impl<L: Log> Core<L> {
             Call::Cancel(by, request, reply) => {
                 let again = move |by, reply| Call::Cancel(by, request, reply);
                 if let Some(reply) = self.proven(by, reply, again) {
-                    let (session, stream) = (by.session, 0);
+                    self.attach_call(by);
+                    let Credential { session, stream, .. } = by;
                     let ticket = CallTicket::Cancel(reply, (session, request));
                     self.propose_call(Operation::Cancel { session, stream, request }, ticket);
                 }
@@ -231,8 +232,19 @@ impl<L: Log> Core<L> {
             drop(reply.send(Err(error)));
             return;
         }
+        self.attach_call(by);
         let ticket = CallTicket::Acquire(reply, (session, request));
-        self.enqueue(acquire.enqueue(session, 0), Ticket::Call(Box::new(ticket)));
+        self.enqueue(acquire.enqueue(session, by.stream), Ticket::Call(Box::new(ticket)));
+    }
+
+    /// A call by another connection than the last attaches its session ahead of itself: what older ones
+    /// still have under way then changes nothing (RULES J27).
+    fn attach_call(&mut self, by: Credential) {
+        let Credential { session, stream, .. } = by;
+        if !self.is_reached_by(session, stream) {
+            let attach = Attach { session, stream, open: None };
+            self.propose(Operation::Attach(attach), Ticket::None);
+        }
     }
 
     fn call_release(

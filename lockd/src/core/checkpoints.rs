@@ -1,14 +1,14 @@
-//! Checkpoints, a little a turn, and the digests by which replicas notice that they differ.
+//! Checkpoints, a little a turn. One that is written nowhere comes in between: it compares what is in memory
+//! with its digest (RULES J29).
 
-use std::{collections::VecDeque, time::Duration};
+use std::time::Duration;
 
 use lockd_proto::clock::Instant;
 
-use super::{Core, restored::Hold, tickets::Ticket};
+use super::{Core, TICK, apply::broken, restored::Hold, tickets::Ticket};
 use crate::{
     log::{Log, LogError},
-    record::{Floor, Operation, Position, ReplicaId},
-    state::State,
+    record::{Floor, Operation, Position},
 };
 
 /// The log may be this much larger than what lives before a checkpoint begins.
@@ -20,27 +20,29 @@ const CHUNK_BYTES: usize = 48 * 1024;
 /// How long a checkpoint that found no room is not begun again.
 const PAUSE: Duration = Duration::from_secs(10);
 
-/// How often a record carries a digest.
-const DIGEST_INTERVAL: Duration = Duration::from_secs(1);
+/// How often what is in memory is compared with its digest.
+const SCRUB_INTERVAL: Duration = Duration::from_mins(10);
 
-/// Positions whose digest is kept, to be compared with what others say.
-const DIGESTS: usize = 4096;
+/// How much of it is looked at in one turn, and no more than that a tick.
+const SCRUB_BYTES: usize = 256 * 1024;
 
-/// The checkpoint that is being written, and digests.
+/// The checkpoint that is being written.
 #[derive(Debug, Default)]
 pub(super) struct Checkpoints {
     phase: Phase,
     not_before: Option<Instant>,
     /// A floor that was applied and is not trimmed to yet.
     trim: Option<Floor>,
-    digest_at: Option<Instant>,
-    digests: VecDeque<(Position, u128)>,
+    /// When the next part of what is in memory is compared with its digest.
+    scrub_at: Option<Instant>,
 }
 
 #[derive(Debug, Default)]
 enum Phase {
     #[default]
     Idle,
+    /// The state is compared with its digest.
+    Scrubbing,
     Writing(Position),
     /// All is written, and not known to be durable yet.
     Finishing(Floor),
@@ -49,62 +51,54 @@ enum Phase {
 }
 
 impl Checkpoints {
-    pub(super) fn has_work(&self) -> bool {
-        matches!(self.phase, Phase::Writing(_))
-    }
-
     pub(super) fn give_up(&mut self) {
         self.phase = Phase::Idle;
-    }
-
-    /// The digest that goes with the next record, now and then.
-    pub(super) fn next_digest(&mut self, state: &State, now: Instant) -> Option<(Position, u128)> {
-        let due = self.digest_at.is_none_or(|at| now >= at);
-        due.then(|| {
-            self.digest_at = Some(now + DIGEST_INTERVAL);
-            (state.position(), state.digest())
-        })
-    }
-
-    /// A record was applied.
-    pub(super) fn note(&mut self, state: &State) {
-        if self.digests.len() == DIGESTS {
-            self.digests.pop_front();
-        }
-        self.digests.push_back((state.position(), state.digest()));
-    }
-
-    /// Whether a digest that came with a record is that of this replica at the same place. One that is too
-    /// old is not compared.
-    pub(super) fn differs(&self, digest: Option<(Position, u128)>) -> Option<Position> {
-        let (at, theirs) = digest?;
-        let found = self.digests.binary_search_by_key(&at, |(at, _)| *at).ok()?;
-        let (_, ours) = self.digests.get(found)?;
-        (*ours != theirs).then_some(at)
     }
 }
 
 impl<L: Log> Core<L> {
+    /// Whether there is more to write. While two replicas differ nothing is: it might be wrong.
+    pub(super) fn is_writing(&self) -> bool {
+        matches!(self.checkpoints.phase, Phase::Writing(_)) && !self.digests.are_in_doubt()
+    }
+
     /// Begins a checkpoint where one is due, and writes a chunk of the one that has begun.
-    pub(super) fn write_checkpoint(&mut self) {
+    pub(super) fn write_checkpoint(&mut self) -> Result<(), LogError> {
         if self.me.is_none() {
-            return;
+            return Ok(());
         }
         match self.checkpoints.phase {
-            Phase::Idle if self.is_checkpoint_due() => {
+            Phase::Idle | Phase::Scrubbing if self.is_checkpoint_due() => {
                 let floor = self.state.begin_checkpoint();
                 self.checkpoints.phase = Phase::Writing(floor);
             }
-            Phase::Writing(floor) if self.log.takes_chunks() => {
-                if let Err(error) = self.write_chunk(floor) {
-                    tracing::warn!(%error, "a checkpoint was given up: the log stays long for now");
-                    self.state.give_up_checkpoint();
-                    self.checkpoints.phase = Phase::Idle;
-                    self.checkpoints.not_before = Some(self.now + PAUSE);
-                }
+            Phase::Idle | Phase::Scrubbing => return self.scrub(),
+            Phase::Writing(floor) if self.is_writing() && self.log.takes_chunks() => {
+                return self.write_chunk(floor);
             }
-            Phase::Idle | Phase::Writing(_) | Phase::Finishing(_) | Phase::Proposed => {}
+            Phase::Writing(_) | Phase::Finishing(_) | Phase::Proposed => {}
         }
+        Ok(())
+    }
+
+    /// Looks at a part of what is in memory. What an operation has made and a flipped bit has changed is in no
+    /// digest before.
+    fn scrub(&mut self) -> Result<(), LogError> {
+        let at = *self.checkpoints.scrub_at.get_or_insert(self.now + SCRUB_INTERVAL);
+        if self.now < at {
+            return Ok(());
+        }
+        if let Phase::Idle = self.checkpoints.phase {
+            self.state.begin_scrub();
+            self.checkpoints.phase = Phase::Scrubbing;
+        }
+        self.checkpoints.scrub_at = Some(self.now + TICK);
+        if self.state.next_chunk(SCRUB_BYTES).is_none() {
+            self.state.finish_checkpoint().map_err(broken)?;
+            self.checkpoints.phase = Phase::Idle;
+            self.checkpoints.scrub_at = Some(self.now + SCRUB_INTERVAL);
+        }
+        Ok(())
     }
 
     fn is_checkpoint_due(&self) -> bool {
@@ -116,19 +110,27 @@ impl<L: Log> Core<L> {
             Hold::Found(_) | Hold::Until(_) => false,
             Hold::Over => true,
         };
-        large && first && !early && self.checkpoints.trim.is_none()
+        let settled = self.checkpoints.trim.is_none() && !self.digests.are_in_doubt();
+        large && first && !early && settled
     }
 
     fn write_chunk(&mut self, floor: Position) -> Result<(), LogError> {
-        match self.state.next_chunk(CHUNK_BYTES) {
+        let written = match self.state.next_chunk(CHUNK_BYTES) {
             Some(chunk) if chunk.is_empty() => Ok(()),
             Some(chunk) => self.log.write_chunk(floor, chunk.into()),
             None => {
-                let finished = self.state.finish_checkpoint().unwrap_or_default();
+                let finished = self.state.finish_checkpoint().map_err(broken)?.unwrap_or_default();
                 self.checkpoints.phase = Phase::Finishing(finished);
                 self.log.finish_checkpoint(floor)
             }
+        };
+        if let Err(error) = written {
+            tracing::warn!(%error, "a checkpoint was given up: the log stays long for now");
+            self.state.give_up_checkpoint();
+            self.checkpoints.phase = Phase::Idle;
+            self.checkpoints.not_before = Some(self.now + PAUSE);
         }
+        Ok(())
     }
 
     pub(super) fn checkpoint_is_durable(&mut self, at: Position, which: u64, chunks: u64) {
@@ -143,11 +145,7 @@ impl<L: Log> Core<L> {
 
     /// A floor was applied: once it is durable, what is below it is deleted (RULES T3).
     pub(super) fn floor_is_raised(&mut self, floor: &Floor) {
-        if let Phase::Writing(at) = self.checkpoints.phase
-            && at <= floor.at
-        {
-            self.state.give_up_checkpoint();
-        }
+        self.state.give_up_checkpoint();
         self.checkpoints.phase = Phase::Idle;
         self.checkpoints.trim = Some(*floor);
         if self.hold == Hold::Over {
@@ -162,20 +160,5 @@ impl<L: Log> Core<L> {
             Some(floor) => self.log.trim(&floor),
             None => Ok(()),
         }
-    }
-
-    /// Notes whether a replica that wrote a record was of one mind with this one.
-    pub(super) fn compare(
-        &mut self,
-        digest: Option<(Position, u128)>,
-        author: ReplicaId,
-    ) -> Result<(), LogError> {
-        let Some(at) = self.checkpoints.differs(digest) else { return Ok(()) };
-        let text = format!(
-            "the state at position {at} is another one than replica {author} had there: one of them is \
-             damaged, or a version of lockd applies the log in another way; stop all replicas and \
-             start one, which reads the log anew"
-        );
-        Err(LogError::Broken(text))
     }
 }

@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use lockd_proto::{FencingToken, IdError, MetadataTooLarge, NameError, SessionId, TtlOutOfRange};
 
+use super::tickets::ReleaseTarget;
 use crate::{
     log::LogError,
-    record::{LockId, QueueKind},
+    record::{LockId, Position, QueueKind},
+    state::{Failure, MAX_ENTRIES},
 };
 
 /// Why a request failed.
@@ -35,6 +37,17 @@ pub enum Error {
     /// The session does not exist, or no longer.
     #[error("session {0} does not exist or has expired: open a new one")]
     SessionNotFound(SessionId),
+    /// The log ends before what a client knows to be durable.
+    #[error(
+        "the log ends at {end}, and the client knows it up to {durable}: it was restored from a backup, or \
+         has lost its end; the session is lost with it: open a new one"
+    )]
+    LogRestored {
+        /// Up to where the client knows it.
+        durable: Position,
+        /// Where it ends.
+        end: Position,
+    },
     /// The secret is not the session's.
     #[error("the secret is not that of session {0}")]
     SecretMismatch(SessionId),
@@ -143,4 +156,26 @@ pub enum Error {
     /// The client broke the protocol.
     #[error("the stream broke the protocol: {0}")]
     Protocol(&'static str),
+}
+
+pub(super) const NOT_HELD: Error = Error::ChangeRefused("the lock is not held by this request");
+
+impl Error {
+    /// Why an operation was not done, which named a lock and a token or neither.
+    pub(super) fn of(failure: Failure, named: Option<&ReleaseTarget>) -> Self {
+        match (failure, named.map(|it| (it.lock.clone(), it.token))) {
+            (Failure::RequestIdReused, _) => Self::RequestIdReused,
+            (Failure::KindMismatch { lock, asked, there }, _) => {
+                Self::KindMismatch { lock, asked, there }
+            }
+            (Failure::UpgradeRefused(lock), _) => Self::UpgradeRefused { lock },
+            (Failure::TooManyEntries, _) => Self::TooManyEntries { limit: MAX_ENTRIES },
+            (Failure::StillWaiting, _) => Self::StillWaiting,
+            (Failure::ChangeRefused(problem), _) => Self::ChangeRefused(problem),
+            (Failure::NotHolder, Some((lock, token))) => Self::NotHolder { lock, token },
+            (Failure::TokenMismatch, Some((lock, token))) => Self::TokenMismatch { lock, token },
+            (Failure::LockNotFound, Some((lock, _))) => Self::LockNotFound(lock),
+            (Failure::NotHolder | Failure::TokenMismatch | Failure::LockNotFound, None) => NOT_HELD,
+        }
+    }
 }

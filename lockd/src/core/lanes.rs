@@ -188,7 +188,7 @@ impl<L: Log> Core<L> {
                 Operation::Floor(floor) => Some(*floor),
                 _ => None,
             });
-            let digest = self.checkpoints.next_digest(&self.state, self.now);
+            let digest = self.digests.next(&self.state, self.now);
             let count = u32::try_from(operations.len()).unwrap_or(u32::MAX);
             let record = Record { digest, operations };
             let bytes =

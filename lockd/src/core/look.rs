@@ -10,7 +10,7 @@ use lockd_proto::clock::Instant;
 use super::{
     Core,
     answer::{Deadlock, Explained, Found, Listed},
-    ask::{Begin, Call, Look, Reply},
+    ask::{Begin, Call, Look},
     error::Error,
     tickets::{CallTicket, Ticket},
 };
@@ -128,7 +128,7 @@ impl<L: Log> Core<L> {
 
     /// A try whose lock was taken. It costs no write if that is still so.
     fn try_again(&mut self, enqueue: Box<Enqueue>, ticket: Ticket) {
-        if !self.is_hopeless(&enqueue) || self.state.session(enqueue.session).is_none() {
+        if !self.is_hopeless(&enqueue) {
             return self.propose(Operation::Enqueue(enqueue), ticket);
         }
         let taken = enqueue.locks.iter().find(|lock| !self.state.would_grant(lock, enqueue.mode));
@@ -165,12 +165,6 @@ impl<L: Log> Core<L> {
             }
             Look::Sizes(..) | Look::Watch(..) => {}
         }
-    }
-
-    /// Answers a call once everything that was applied is durable.
-    pub(super) fn reply<T: Send + 'static>(&mut self, reply: Reply<T>, answer: Result<T, Error>) {
-        // A caller that is gone needs no answer.
-        self.replies.0.push(Box::new(move || drop(reply.send(answer))));
     }
 
     fn found(&self, lock: &LockId, page: Page) -> Option<Found> {

@@ -1,12 +1,13 @@
 //! What connections say without waiting for room: that they are gone, or have room again. Bounded by
 //! what there is: each stream, call and observer says it once.
 
-use std::sync::Arc;
+use std::{collections::VecDeque, sync::Arc};
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::ask::Nudge;
+use super::{Core, ask::Nudge};
+use crate::log::Log;
 
 /// The way from connections to the core that never waits. Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -14,13 +15,13 @@ pub(super) struct Nudges(Arc<NudgeQueue>);
 
 #[derive(Debug, Default)]
 struct NudgeQueue {
-    waiting: Mutex<Vec<Nudge>>,
+    waiting: Mutex<VecDeque<Nudge>>,
     wake: Notify,
 }
 
 impl Nudges {
     pub(super) fn send(&self, nudge: Nudge) {
-        self.0.waiting.lock().push(nudge);
+        self.0.waiting.lock().push_back(nudge);
         self.0.wake.notify_one();
     }
 
@@ -29,7 +30,26 @@ impl Nudges {
         self.0.wake.notified().await;
     }
 
-    pub(super) fn take(&self) -> Vec<Nudge> {
-        std::mem::take(&mut *self.0.waiting.lock())
+    /// Takes the next ones, at most so many: it is woken for the rest.
+    pub(super) fn take(&self, limit: usize) -> Vec<Nudge> {
+        let mut waiting = self.0.waiting.lock();
+        let count = waiting.len().min(limit);
+        let taken = waiting.drain(..count).collect();
+        if !waiting.is_empty() {
+            self.0.wake.notify_one();
+        }
+        taken
+    }
+}
+
+impl<L: Log> Core<L> {
+    pub(super) fn nudge(&mut self, nudge: Nudge) {
+        match nudge {
+            Nudge::StreamGone(stream) => self.stream_gone(stream),
+            Nudge::CallGone(session, request) => self.call_gone((session, request)),
+            Nudge::GrantLost { lock, token, claim } => self.abandon(lock, token, claim),
+            Nudge::Hungry(observer) => self.observers.is_hungry(observer),
+            Nudge::ObserverGone(observer) => self.observers.remove(observer),
+        }
     }
 }

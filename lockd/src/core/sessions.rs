@@ -6,7 +6,9 @@ use lockd_proto::{SessionId, clock::Instant, safety_margin};
 
 use super::{
     Core,
-    leases::Silence,
+    answer::Answer,
+    ask::StreamKey,
+    leases::{self, Silence},
     tickets::Ticket,
     timers::{Due, Timer},
 };
@@ -26,13 +28,15 @@ impl<L: Log> Core<L> {
     pub(super) fn attached(&mut self, session: SessionId, epoch: Position, is_new: bool) {
         let Some(there) = self.state.session(session) else { return };
         let (mine, ttl) = (self.me == Some(there.author), millis(there.ttl_ms.into()));
+        let is_newer = self.streams.number(session).is_some_and(|number| number < there.stream);
         self.leases.forget(session);
         self.timers.clear(Timer::Lease(session));
         if mine {
             // Until then the replica that it comes from may have answered (RULES L1, L2).
             let longer = if is_new { Duration::ZERO } else { self.log.promise_window() };
             self.count(session, epoch, (self.now + longer, ttl));
-        } else {
+        }
+        if !mine || is_newer {
             self.streams.superseded(session);
         }
     }
@@ -102,12 +106,11 @@ impl<L: Log> Core<L> {
         self.count_orphaned_waits(|_, author| author == replica);
     }
 
-    /// A wait by a call to a replica that is gone ends if its client does not ask again in time. A stream
-    /// says what it still waits for when it resumes.
+    /// A wait that a replica was asked for which is gone ends if its client does not ask again in time
+    /// (RULES J24, J27c). Later than its session does, whose client may be gone too.
     fn count_orphaned_waits(&mut self, is_gone: impl Fn(&crate::state::State, ReplicaId) -> bool) {
         let state = &self.state;
-        let gone = state.waits().filter(|entry| entry.asker.stream == 0);
-        let gone = gone.filter(|entry| is_gone(state, entry.asker.author));
+        let gone = state.waits().filter(|entry| is_gone(state, entry.asker.author));
         let gone: Vec<_> = gone.filter_map(|entry| self.orphaned(entry)).collect();
         for (token, at, due) in gone {
             self.timers.set(Timer::Wait(token), at, due);
@@ -118,7 +121,7 @@ impl<L: Log> Core<L> {
         let ttl = millis(self.state.session(entry.session)?.ttl_ms.into());
         let lock = entry.locks.as_slice().first()?.clone();
         let due = Due::EndWait { lock, claim: entry.asker.claim, why: WaitEnd::Withdrawn };
-        Some((entry.token, self.now + ttl + safety_margin(ttl), due))
+        Some((entry.token, self.now + ttl + safety_margin(ttl) + TURN, due))
     }
 
     /// An entry stays for its lock-delay. The replica whose name comes first ends it in time, the others
@@ -152,8 +155,26 @@ impl<L: Log> Core<L> {
         token: Position,
         (claim, why): (Position, WaitEnd),
     ) {
-        if self.state.entry_at(&lock, token).is_some() {
+        // One that was asked for anew is another claim's, and its wait another one's to end.
+        if self.state.entry_at(&lock, token).is_some_and(|entry| entry.asker.claim == claim) {
             self.propose(Operation::EndWait { lock, token, claim, why }, Ticket::None);
+        }
+    }
+
+    pub(super) fn keep_alive(&mut self, stream: StreamKey, session: SessionId, sequence: u64) {
+        let Some(there) = self.state.session(session) else {
+            // A stream that is not attached yet is answered by its first answer.
+            return;
+        };
+        let ttl = millis(there.ttl_ms.into());
+        if self.me != Some(there.author) {
+            return;
+        }
+        self.heard(session);
+        match leases::promised(ttl, self.now, self.log.standing().promise_until) {
+            Some(ttl) => self.streams.push(stream, Answer::KeepAliveAck { sequence, ttl }),
+            // The client counts on, and asks elsewhere in time.
+            None => metrics::not_renewed(),
         }
     }
 }

@@ -6,10 +6,14 @@ use std::{sync::Arc, time::Duration};
 use lockd_proto::clock::{Clock, Instant};
 use parking_lot::Mutex;
 
-use super::error::Error;
-use crate::{record::Position, state::Counts};
+use super::{Core, error::Error};
+use crate::{
+    log::Log,
+    record::{Position, ReplicaId},
+    state::Counts,
+};
 
-/// How long one turn of the core may take before the replica counts as stuck.
+/// How long after its last turn began the core counts as stuck: one begins at each tick at least.
 pub(crate) const STUCK_AFTER: Duration = Duration::from_secs(10);
 
 /// How a replica is doing. Cheap to clone; clones show the same replica.
@@ -35,7 +39,12 @@ pub struct Snapshot {
     pub position: Position,
     /// When deliveries of the log were last known to be whole.
     pub confirmed: Option<Instant>,
-    /// Since when the present turn lasts; `None` between turns.
+    /// The most that was done in one turn: messages, timers, operations, and what followed from each of
+    /// those. How long it delays all others is in proportion to it.
+    pub largest_turn: usize,
+    /// A replica whose state is not what the log says.
+    pub differs: Option<ReplicaId>,
+    /// When the latest turn began; `None` before the first one.
     pub(super) turn: Option<Instant>,
 }
 
@@ -49,6 +58,8 @@ impl Status {
             streams: 0,
             position: Position::default(),
             confirmed: None,
+            largest_turn: 0,
+            differs: None,
             turn: None,
         };
         Self { inner: Arc::new(Mutex::new(snapshot)), clock, started }
@@ -67,7 +78,7 @@ impl Status {
         Some(self.clock.now().saturating_duration_since(confirmed))
     }
 
-    /// For how long the core has been at one turn, if that is too long.
+    /// For how long the core has made no progress, if that is too long.
     #[must_use]
     pub fn stuck_for(&self) -> Option<Duration> {
         let turn = self.inner.lock().turn?;
@@ -86,8 +97,65 @@ impl Status {
     }
 
     pub(super) fn publish(&self, change: impl FnOnce(&mut Snapshot)) {
-        let mut inner = self.inner.lock();
-        change(&mut inner);
-        inner.turn = None;
+        change(&mut self.inner.lock());
+    }
+}
+
+impl<L: Log> Core<L> {
+    pub(super) fn publish(&mut self) {
+        let standing = self.log.standing();
+        let not_ready = self.not_ready();
+        let (counts, streams) = (self.state.counts(), self.streams.len());
+        let (position, is_live) = (self.state.position(), self.me.is_some());
+        let (differs, work) = (self.digests.wrong(), self.work);
+        self.status.publish(|it| {
+            (it.counts, it.streams, it.position, it.is_live) = (counts, streams, position, is_live);
+            (it.confirmed, it.not_ready) = (standing.confirmed, not_ready);
+            (it.differs, it.largest_turn) = (differs, it.largest_turn.max(work));
+        });
+    }
+
+    /// Why this replica grants nothing at this moment, if so.
+    pub(super) fn not_ready(&self) -> Option<Error> {
+        if self.draining {
+            return Some(Error::Draining);
+        }
+        self.not_fresh().or_else(|| self.held_back().map(Error::Restored))
+    }
+
+    /// Why this replica answers no question at this moment, if so.
+    pub(super) fn not_fresh(&self) -> Option<Error> {
+        let standing = self.log.standing();
+        match (self.me, standing.confirmed) {
+            (None, _) => Some(Error::ViewEmpty),
+            (Some(_), _) if standing.is_fresh => None,
+            (Some(_), confirmed) => {
+                let since = confirmed.unwrap_or(self.origin);
+                Some(Error::ViewStale(self.now.saturating_duration_since(since)))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_core_whose_last_turn_began_too_long_ago_is_stuck() {
+        let clock = Clock::tokio();
+        let status = Status::new(clock.clone());
+        let second = Duration::from_secs(1);
+        tokio::time::advance(2 * STUCK_AFTER).await;
+        assert_eq!(status.stuck_for(), None, "the log is read before the first turn");
+        status.begin_turn(clock.now());
+        // Whether it hangs in its turn or is not run any more.
+        status.publish(|_| {});
+        tokio::time::advance(STUCK_AFTER - second).await;
+        assert_eq!(status.stuck_for(), None);
+        tokio::time::advance(second).await;
+        assert_eq!(status.stuck_for(), Some(STUCK_AFTER));
+        status.begin_turn(clock.now());
+        assert_eq!(status.stuck_for(), None);
     }
 }

@@ -7,7 +7,6 @@ use std::{
 };
 
 use lockd_proto::{RequestId, SessionId, clock::Instant};
-use subtle::ConstantTimeEq as _;
 use tokio::sync::oneshot;
 
 use super::{
@@ -15,17 +14,15 @@ use super::{
     answer::{Answer, Attached},
     ask::{Acquire, Ask, Begin, Hello, StreamKey},
     error::Error,
-    leases,
     look::Waiting,
     outbox::Outbox,
     sessions::millis,
     tickets::Ticket,
 };
 use crate::{
-    log::{Log, LogError},
-    record::{Attach, Enqueue, LockId, Mode, Operation, Position, Release, Wait},
+    log::Log,
+    record::{Attach, Operation, Position, Release},
     state::{Outcome, SessionEnd},
-    telemetry::metrics,
 };
 
 /// How long a client may leave its answers unread before its stream is cut off.
@@ -68,6 +65,12 @@ impl Streams {
     /// The stream of a session.
     pub(super) fn of(&self, session: SessionId) -> Option<StreamKey> {
         self.of.get(&session).copied()
+    }
+
+    /// The number of a session's stream, where it has one.
+    pub(super) fn number(&self, session: SessionId) -> Option<u64> {
+        let there = self.all.get(self.of.get(&session)?)?;
+        Some(there.number).filter(|number| *number != 0)
     }
 
     /// The session of a stream.
@@ -165,15 +168,18 @@ impl<L: Log> Core<L> {
         let Begin { stream, hello, asks, outbox, reply } = begin;
         let checked = match &hello {
             Hello::Open(open) => self.may_open(open.session, &open.secret_hash),
-            Hello::Resume { by, .. } => self.is_known(by.session, &by.secret_hash),
+            Hello::Resume { by, durable, .. } => {
+                self.reaches(*durable).and_then(|()| self.is_known(by.session, &by.secret_hash))
+            }
         };
         if let Err(error) = checked {
-            let unknown = matches!(error, Error::SessionNotFound(_));
+            let unknown = matches!(error, Error::SessionNotFound(_) | Error::LogRestored { .. });
             if unknown && self.log.profile().is_shared && !self.looks.is_passed() {
                 // Another replica may have opened it a moment ago.
                 let begin = Begin { stream, hello, asks, outbox, reply };
                 return self.looks.wait(Waiting::Begin(Box::new(begin)));
             }
+            self.note_restored(&error);
             drop(reply.send(Err(error)));
             return;
         }
@@ -195,46 +201,6 @@ impl<L: Log> Core<L> {
         };
         self.propose(operation, Ticket::Begin(stream, opens));
         self.frame(stream, asks);
-    }
-
-    /// Whether a session of this id may be opened: there is room for another one, or it is there already.
-    pub(super) fn may_open(&self, session: SessionId, secret: &[u8; 32]) -> Result<(), Error> {
-        self.has_read()?;
-        if let Some(error) = self.not_ready() {
-            return Err(error);
-        }
-        if self.state.session(session).is_some() {
-            return self.is_known(session, secret);
-        }
-        let limit = self.parts.limits.sessions;
-        if self.state.counts().sessions + self.calls.opening() >= limit {
-            return Err(Error::TooManySessions { limit });
-        }
-        Ok(())
-    }
-
-    /// Whether anything was read from the log yet.
-    fn has_read(&self) -> Result<(), Error> {
-        match self.me {
-            Some(_) => Ok(()),
-            None => {
-                let why = "nothing was read from the log yet".to_owned();
-                Err(Error::Log(LogError::Unavailable(why)))
-            }
-        }
-    }
-
-    /// Whether a session is there, and this is its secret.
-    pub(super) fn is_known(&self, session: SessionId, secret: &[u8; 32]) -> Result<(), Error> {
-        self.has_read()?;
-        if self.draining {
-            return Err(Error::Draining);
-        }
-        let there = self.state.session(session).ok_or(Error::SessionNotFound(session))?;
-        if !bool::from(there.secret_hash.ct_eq(secret)) {
-            return Err(Error::SecretMismatch(session));
-        }
-        Ok(())
     }
 
     /// What became of a stream's first operation.
@@ -358,63 +324,6 @@ impl<L: Log> Core<L> {
     pub(super) fn trace(&self, by: (SessionId, RequestId), acquire: &Acquire) {
         let first = acquire.locks.first().map(|lock| (lock.namespace(), lock.name()));
         self.parts.traces.asked(by, first, acquire.info.trace_parent());
-    }
-
-    /// Why this replica does not take an acquire, if so. A retry finds its entry, whatever else there is
-    /// by now.
-    pub(super) fn obstacle(&self, session: SessionId, acquire: &Acquire) -> Option<Error> {
-        if let Some(error) = self.not_ready() {
-            return Some(error);
-        }
-        let limits = self.parts.limits;
-        let limit = limits.entries_per_session;
-        let there = self.state.session(session);
-        if there.is_some_and(|there| there.entries_len() >= limit)
-            && self.state.entry_of(session, acquire.request).is_none()
-        {
-            return Some(Error::TooManyEntries { limit });
-        }
-        let limit = limits.waiters_per_lock;
-        let full = |lock: &&LockId| self.state.queue_len(lock) >= limit;
-        let lock = acquire.locks.iter().find(full)?.clone();
-        let retry = self.state.entry_of(session, acquire.request).is_some();
-        (!retry).then_some(Error::TooManyWaiters { lock, limit })
-    }
-
-    /// Proposes an entry. A try for what is taken is answered from the state once that is known to be
-    /// recent: it costs no write.
-    pub(super) fn enqueue(&mut self, enqueue: Enqueue, ticket: Ticket) {
-        if self.is_hopeless(&enqueue) {
-            self.looks.wait(Waiting::Try(Box::new(enqueue), ticket));
-        } else {
-            self.propose(Operation::Enqueue(Box::new(enqueue)), ticket);
-        }
-    }
-
-    /// Whether the state says that a try is in vain.
-    pub(super) fn is_hopeless(&self, enqueue: &Enqueue) -> bool {
-        enqueue.wait == Wait::Not
-            && enqueue.mode != Mode::Once
-            && self.state.entry_of(enqueue.session, enqueue.request).is_none()
-            && enqueue.locks.iter().all(|lock| self.state.is_of_kind(lock, enqueue.mode.kind()))
-            && !enqueue.locks.iter().all(|lock| self.state.would_grant(lock, enqueue.mode))
-    }
-
-    fn keep_alive(&mut self, stream: StreamKey, session: SessionId, sequence: u64) {
-        let Some(there) = self.state.session(session) else {
-            // A stream that is not attached yet is answered by its first answer.
-            return;
-        };
-        let ttl = millis(there.ttl_ms.into());
-        if self.me != Some(there.author) {
-            return;
-        }
-        self.heard(session);
-        match leases::promised(ttl, self.now, self.log.standing().promise_until) {
-            Some(ttl) => self.streams.push(stream, Answer::KeepAliveAck { sequence, ttl }),
-            // The client counts on, and asks elsewhere in time.
-            None => metrics::not_renewed(),
-        }
     }
 
     pub(super) fn stream_gone(&mut self, stream: StreamKey) {

@@ -1,13 +1,17 @@
 //! A core on a log in memory, on a clock that stands still while anything is to be done: what takes
 //! time takes none here, and to the millisecond.
 
+mod differ;
+mod late;
 mod leases;
 mod memory;
+mod shared;
 
 use std::time::Duration;
 
-use lockd_proto::{FencingToken, LockName, Namespace, RequestId, SessionId};
+use lockd_proto::{FencingToken, LockName, Namespace, RequestId, SessionId, clock::Clock};
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
 use self::memory::MemoryLog;
 use super::{
@@ -19,6 +23,7 @@ use super::{
 use crate::{
     record::{Info, LockId, Mode, Open, Wait},
     state::{Page, Refusal},
+    telemetry::traces::Traces,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -29,6 +34,8 @@ struct Replica {
     core: Handle,
     clock: Clock,
     end: CancellationToken,
+    /// How it ends.
+    run: JoinHandle<Result<(), LogError>>,
 }
 
 /// What an acquire asks for.
@@ -52,6 +59,12 @@ fn lock(name: &str) -> LockId {
     LockId::new(&Namespace::default(), &LockName::parse(name).unwrap())
 }
 
+fn parts(limits: Limits, clock: &Clock, end: &CancellationToken) -> Parts {
+    let (clock, drain) = (clock.clone(), CancellationToken::new());
+    let traces = Traces::default();
+    Parts { name: "test".into(), limits, clock, traces, drain, end: end.clone() }
+}
+
 fn millis(duration: Duration) -> u32 {
     u32::try_from(duration.as_millis()).unwrap()
 }
@@ -65,20 +78,22 @@ impl Replica {
         Self::on(MemoryLog::new(), limits)
     }
 
-    fn on(log: MemoryLog, limits: Limits) -> Self {
+    fn on(log: impl Log, limits: Limits) -> Self {
         let (clock, end) = (Clock::tokio(), CancellationToken::new());
-        let parts = Parts {
-            name: "test".into(),
-            limits,
-            clock: clock.clone(),
-            traces: Traces::default(),
-            drain: CancellationToken::new(),
-            end: end.clone(),
-        };
+        let parts = parts(limits, &clock, &end);
         let (core, handle) = Core::new(log, parts);
         #[allow(clippy::disallowed_methods, reason = "a test's own task")]
-        tokio::spawn(core.run());
-        Self { core: handle, clock, end }
+        let run = tokio::spawn(core.run());
+        Self { core: handle, clock, end, run }
+    }
+
+    /// One on a log that it shares with others, which it has read.
+    async fn sharing(log: impl Log) -> Self {
+        let replica = Self::on(log, Limits::default());
+        while !replica.core.status().snapshot().is_live {
+            tokio::task::yield_now().await;
+        }
+        replica
     }
 
     async fn try_session(&self, ttl: Duration) -> Result<Credential, Error> {

@@ -25,6 +25,7 @@ mod newest;
 mod numbers;
 mod opening;
 mod pages;
+mod recount;
 mod replica;
 mod roster;
 mod start;
@@ -143,6 +144,9 @@ pub struct EtcdLog {
     /// Barriers that are passed and not handed out yet.
     passed: Numbers,
     checkpoints: CheckpointQueue,
+    /// The way to the task that reads the log once more, and what it has read.
+    recounts: mpsc::Sender<mpsc::Sender<Item>>,
+    again: Option<mpsc::Receiver<Item>>,
     backlog: Backlog,
     delivered: Position,
     confirmed: Option<Instant>,
@@ -206,6 +210,8 @@ impl EtcdLog {
         spawner.run("etcd barriers", read);
         spawner.run("etcd departures", departures::run(replica.clone()));
         spawner.run("etcd checkpoints", checkpoint::run(replica.clone(), pieces));
+        let (recounts, asked) = mpsc::channel(1);
+        spawner.run("etcd recount", recount::run(replica.clone(), asked));
         spawner.run("etcd trimming", trim::run(replica.clone()));
         if let Some(path) = mark_file {
             spawner.run("etcd mark", mark::run(replica.clone(), path));
@@ -230,6 +236,8 @@ impl EtcdLog {
             barriers,
             passed: Numbers::default(),
             checkpoints,
+            recounts,
+            again: None,
             backlog: Backlog::default(),
             delivered: Position::default(),
             confirmed: None,
@@ -300,6 +308,16 @@ impl EtcdLog {
                 Event::Failed(error)
             }
         })
+    }
+
+    /// What is read once more: only when nothing has happened.
+    fn poll_again(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+        let Some(again) = &mut self.again else { return Poll::Pending };
+        let event = ready!(again.poll_recv(cx)).and_then(Item::again);
+        if event.is_none() {
+            self.again = None;
+        }
+        Poll::Ready(Event::Again(event.map(Box::new)))
     }
 
     /// A record was delivered: the lane that it was under way on, if it is this replica's.
@@ -380,8 +398,12 @@ impl Log for EtcdLog {
             if let Some(number) = self.passed.pop() {
                 return Poll::Ready(Event::Barrier(number));
             }
-            // After the end there are no more events.
-            let Some(item) = ready!(self.items.poll_recv(cx)) else { return Poll::Pending };
+            let item = match self.items.poll_recv(cx) {
+                Poll::Ready(Some(item)) => item,
+                // After the end there are no more events.
+                Poll::Ready(None) => return Poll::Pending,
+                Poll::Pending => return self.poll_again(cx),
+            };
             if let Some(event) = self.take(item) {
                 return Poll::Ready(event);
             }
@@ -409,6 +431,13 @@ impl Log for EtcdLog {
 
     fn promise_window(&self) -> Duration {
         self.life.map_or(Duration::ZERO, |life| life.keep)
+    }
+
+    fn recount(&mut self) {
+        let (out, again) = mpsc::channel(recount::QUEUE);
+        // Where the task has no time for it, it ends at once.
+        drop(self.recounts.try_send(out));
+        self.again = Some(again);
     }
 
     fn bytes_after_floor(&self) -> u64 {

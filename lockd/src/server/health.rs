@@ -20,7 +20,7 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 
 use super::Api;
 use crate::{
-    core::{Handle, ask::Look, error::Error},
+    core::{Handle, ask::Look, error::Error, status::Snapshot},
     record::LockId,
     telemetry::{
         metrics::{Exporter, Gauges, QueueSize},
@@ -77,6 +77,8 @@ impl Health {
             streams: snapshot.streams,
             ready: snapshot.not_ready.is_none() && !stuck,
             store_up: snapshot.is_live && !stuck,
+            differs: snapshot.differs.is_some(),
+            largest_turn: snapshot.largest_turn,
             lag: status.age().unwrap_or_else(|| status.uptime()),
             position: snapshot.position.0,
             uptime: status.uptime(),
@@ -119,13 +121,20 @@ impl Health {
             return Some(format!("the task {task:?} has died: the log says why"));
         }
         let lasts = self.core.status().stuck_for()?;
-        Some(format!("the core has been at one turn for {lasts:.1?}: the disk may hang"))
+        Some(format!("the core has made no progress for {lasts:.1?}: the disk may hang"))
     }
 
     fn not_ready(&self) -> Option<String> {
-        let not_ready = self.core.status().snapshot().not_ready;
-        self.not_live().or_else(|| not_ready.map(|error| error.to_string()))
+        let snapshot = self.core.status().snapshot();
+        let not_ready = || snapshot.not_ready.as_ref().map(ToString::to_string);
+        self.not_live().or_else(not_ready).or_else(|| differs(&snapshot))
     }
+}
+
+/// That the state of another replica is not what the log says.
+fn differs(snapshot: &Snapshot) -> Option<String> {
+    let other = snapshot.differs?;
+    Some(format!("replica {other} has another state than the log says: stop it and start it again"))
 }
 
 fn answer(problem: Option<String>) -> (StatusCode, String) {
@@ -162,6 +171,7 @@ fn verbose(health: &Health) -> String {
         // Writing to a String can't fail.
         writeln!(text, "[{sign}]{name} {outcome}").unwrap_or_default();
     };
+    check("replicas", differs(&snapshot));
     let not_ready = snapshot.not_ready;
     let draining = matches!(not_ready, Some(Error::Draining));
     check("drain", draining.then(|| "shutting down".to_owned()));

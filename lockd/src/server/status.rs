@@ -37,7 +37,9 @@ fn code_and_reason(error: &Error) -> (Code, Reason) {
         Error::Ttl(_) => (Code::OutOfRange, Reason::TtlOutOfRange),
         Error::Metadata(_) => (Code::InvalidArgument, Reason::MetadataTooLarge),
         Error::Id(_) | Error::Invalid { .. } => (Code::InvalidArgument, Reason::RequestInvalid),
-        Error::SessionNotFound(_) => (Code::NotFound, Reason::SessionNotFound),
+        Error::SessionNotFound(_) | Error::LogRestored { .. } => {
+            (Code::NotFound, Reason::SessionNotFound)
+        }
         Error::SecretMismatch(_) => (Code::PermissionDenied, Reason::SecretMismatch),
         Error::NotHolder { .. } => (Code::PermissionDenied, Reason::NotHolder),
         Error::TokenMismatch { .. } => (Code::FailedPrecondition, Reason::TokenMismatch),

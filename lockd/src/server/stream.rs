@@ -27,6 +27,7 @@ use crate::{
         error::Error,
         outbox::AnswerFrame,
     },
+    record::Position,
     state::{LossCause, SessionEnd},
 };
 
@@ -88,7 +89,8 @@ fn hello(first: Option<FromClient>) -> Result<(Hello, Option<SessionSecret>), Er
         Some(FromClient::Resume(resume)) => {
             let by = translate::credential(resume.session)?;
             let open = resume.open.iter().map(|id| translate::request_id(id));
-            Ok((Hello::Resume { by, open: open.collect::<Result<_, _>>()? }, None))
+            let open = open.collect::<Result<_, _>>()?;
+            Ok((Hello::Resume { by, open, durable: Position(resume.durable) }, None))
         }
         _ => Err(Error::Protocol("the first message must open or resume a session")),
     }

@@ -13,7 +13,8 @@ use crate::record::{Attach, Open, Position, ReplicaId};
 impl Session {
     /// Whether a message by this stream may still change something: a later stream, or another replica,
     /// leaves those before it without effect. What is not numbered always may.
-    pub(super) fn is_reached_by(&self, author: ReplicaId, stream: u64) -> bool {
+    #[must_use]
+    pub fn is_reached_by(&self, author: ReplicaId, stream: u64) -> bool {
         stream == 0 || (stream == self.stream && author == self.author)
     }
 }

@@ -15,7 +15,7 @@ use lockd_proto::SessionId;
 
 use super::{
     Entry, Finished, Session, Stage, State,
-    digest::{DigestItem, Meta},
+    digest::{DigestItem, Meta, hash},
     enqueue::slot,
 };
 use crate::record::{Floor, LEVEL, LockId, Position};
@@ -30,11 +30,25 @@ pub(super) struct Checkpoint {
     part: Part,
     /// Items that the cursor must not write again, by the place where they were made.
     copied: HashSet<Position>,
-    /// Their bytes, until they are written.
-    copies: VecDeque<Vec<u8>>,
+    /// Their bytes, until they are written. `None` if the state is only compared with its digest.
+    copies: Option<VecDeque<Vec<u8>>>,
     items: u64,
+    /// The sum of the hashes of what was written. At the end it is the digest, if the items are still those
+    /// that operations made.
+    sum: u128,
     digest: u128,
     level: u32,
+}
+
+/// The items in memory are not those that operations made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the state at {at} has another digest than its operations made: the memory of this machine is \
+     damaged, or this version of lockd has a defect; start it again, on another machine if it comes back"
+)]
+pub struct DamagedState {
+    /// The place of the checkpoint that showed it.
+    pub at: Position,
 }
 
 /// Where the cursor is.
@@ -79,16 +93,27 @@ pub(crate) enum RestoreError {
 impl State {
     /// Begins a checkpoint of the state as it is now. One that was not finished is given up.
     pub fn begin_checkpoint(&mut self) -> Position {
-        let meta = DigestItem::Meta(self.meta()).encode(Vec::new());
-        self.checkpoint = Some(Checkpoint {
+        self.begin(Some(VecDeque::new()))
+    }
+
+    /// Begins to compare the state with its digest, as a checkpoint whose chunks are of no use.
+    pub(crate) fn begin_scrub(&mut self) {
+        self.begin(None);
+    }
+
+    fn begin(&mut self, copies: Option<VecDeque<Vec<u8>>>) -> Position {
+        let mut checkpoint = Checkpoint {
             floor: self.at,
             part: Part::Sessions(0),
             copied: HashSet::new(),
-            copies: VecDeque::from([meta]),
+            copies,
             items: 0,
+            sum: 0,
             digest: self.digest,
             level: self.level,
-        });
+        };
+        checkpoint.keep(DigestItem::Meta(self.meta()).encode(Vec::new()));
+        self.checkpoint = Some(checkpoint);
         self.at
     }
 
@@ -113,22 +138,31 @@ impl State {
         (!over).then_some(chunk)
     }
 
-    /// Ends the checkpoint whose chunks have been written: a floor, but for what the log knows of it.
-    pub fn finish_checkpoint(&mut self) -> Option<Floor> {
-        let Checkpoint { floor: at, items, digest, level, .. } = self.checkpoint.take()?;
-        Some(Floor { at, which: 0, chunks: 0, items, digest, level })
+    /// Ends the checkpoint whose chunks have been written: a floor, but for what the log knows of it;
+    /// `None` if there is none.
+    ///
+    /// # Errors
+    /// What was written has another digest than the state had: nothing may rest on it.
+    pub fn finish_checkpoint(&mut self) -> Result<Option<Floor>, DamagedState> {
+        let Some(checkpoint) = self.checkpoint.take() else { return Ok(None) };
+        let Checkpoint { floor: at, items, sum, digest, level, .. } = checkpoint;
+        if sum != digest {
+            return Err(DamagedState { at });
+        }
+        Ok(Some(Floor { at, which: 0, chunks: 0, items, digest, level }))
     }
 
     fn write_next(&self, checkpoint: &mut Checkpoint, mut chunk: Vec<u8>) -> Vec<u8> {
-        if let Some(copy) = checkpoint.copies.pop_front() {
-            checkpoint.items += 1;
+        if let Some(copy) = checkpoint.copies.as_mut().and_then(VecDeque::pop_front) {
             chunk.extend_from_slice(&copy);
             return chunk;
         }
         match self.next_item(checkpoint) {
             Some((made, item)) if checkpoint.takes(made) => {
-                checkpoint.items += 1;
-                item.encode(chunk)
+                let before = chunk.len();
+                chunk = item.encode(chunk);
+                checkpoint.count(chunk.get(before..).unwrap_or_default());
+                chunk
             }
             Some(_) | None => chunk,
         }
@@ -217,7 +251,7 @@ impl State {
 
 impl Checkpoint {
     fn is_over(&self) -> bool {
-        matches!(self.part, Part::Over) && self.copies.is_empty()
+        matches!(self.part, Part::Over) && self.copies.as_ref().is_none_or(VecDeque::is_empty)
     }
 
     /// Whether an item that was made there belongs to the checkpoint, and was not copied.
@@ -228,8 +262,20 @@ impl Checkpoint {
     fn copy(&mut self, made: Position, item: &DigestItem<'_>) {
         if self.takes(made) {
             self.copied.insert(made);
-            self.copies.push_back(item.encode(Vec::new()));
+            self.keep(item.encode(Vec::new()));
         }
+    }
+
+    fn keep(&mut self, item: Vec<u8>) {
+        self.count(&item);
+        if let Some(copies) = &mut self.copies {
+            copies.push_back(item);
+        }
+    }
+
+    fn count(&mut self, item: &[u8]) {
+        self.items += 1;
+        self.sum = self.sum.wrapping_add(hash(item));
     }
 }
 

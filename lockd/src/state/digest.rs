@@ -129,7 +129,7 @@ impl State {
             return;
         };
         self.scratch = item.encode(buffer);
-        let hash = XxHash3_128::oneshot(&self.scratch);
+        let hash = hash(&self.scratch);
         let bytes = u64::try_from(self.scratch.len()).unwrap_or(u64::MAX);
         match sign {
             Sign::On => {
@@ -142,6 +142,11 @@ impl State {
             }
         }
     }
+}
+
+/// The hash of an encoded item.
+pub(super) fn hash(item: &[u8]) -> u128 {
+    XxHash3_128::oneshot(item)
 }
 
 #[derive(Debug, Clone, Copy)]

@@ -52,6 +52,12 @@ impl State {
         self.at
     }
 
+    /// The level of operations in force.
+    #[must_use]
+    pub fn level(&self) -> u32 {
+        self.level
+    }
+
     /// Whether a replica can write.
     #[must_use]
     pub fn is_alive(&self, replica: ReplicaId) -> bool {

@@ -37,6 +37,13 @@ pub(super) const B: u8 = 0xb;
 pub(super) const C: u8 = 0xc;
 pub(super) const D: u8 = 0xd;
 
+impl State {
+    /// A session changes by itself, as in memory that is damaged.
+    pub(crate) fn flip_a_bit(&mut self) {
+        self.sessions.iter_mut().for_each(|(_, session)| session.ttl_ms ^= 1);
+    }
+}
+
 /// A session and its request.
 pub(super) type Who = (u8, u8);
 

@@ -14,7 +14,7 @@ use metrics::{
     histogram,
 };
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
-use tokio::runtime::Handle;
+use tokio::runtime::{Handle, RuntimeMetrics};
 
 use names::Names;
 
@@ -33,7 +33,7 @@ const RESULTS: [&str; 8] =
     ["granted", "busy", "wait_expired", "cancelled", "forced", "deadlock", "broken", "done"];
 const REASONS: [&str; 5] = ["released", "yielded", "expired", "closed", "forced"];
 
-const UNLABELLED: [&str; 9] = [
+const UNLABELLED: [&str; 10] = [
     "lockd_commits_failed_total",
     "lockd_deadlines_cut_total",
     "lockd_deadlines_received_total",
@@ -41,6 +41,7 @@ const UNLABELLED: [&str; 9] = [
     "lockd_keepalives_failed_total",
     "lockd_keepalives_total",
     "lockd_lease_expiries_total",
+    "lockd_log_restored_total",
     "lockd_requests_failed_total",
     "lockd_task_panics_total",
 ];
@@ -69,7 +70,11 @@ pub(crate) enum LockNames {
 
 /// Gathers what is counted. Cheap to clone.
 #[derive(Clone)]
-pub(crate) struct Exporter(PrometheusHandle);
+pub(crate) struct Exporter {
+    series: PrometheusHandle,
+    /// The runtime that is measured, which may not be the one that serves what was gathered.
+    runtime: Handle,
+}
 
 impl std::fmt::Debug for Exporter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -78,12 +83,12 @@ impl std::fmt::Debug for Exporter {
 }
 
 impl Exporter {
-    /// Gathers from now on, for the whole process.
+    /// Gathers from now on, for the whole process. The runtime that this is called in is measured too.
     ///
     /// # Errors
     /// Something else gathers already.
     pub(crate) fn install(names: LockNames) -> Result<Self, BuildError> {
-        let handle = PrometheusBuilder::new()
+        let series = PrometheusBuilder::new()
             .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)?
             .set_buckets_for_metric(Matcher::Suffix("_size".to_owned()), &SIZES)?
             .install_recorder()?;
@@ -101,16 +106,16 @@ impl Exporter {
         if names == LockNames::Labelled {
             NAMES.get_or_init(Names::new);
         }
-        Ok(Self(handle))
+        Ok(Self { series, runtime: Handle::current() })
     }
 
     /// How things are at this replica, in Prometheus' text format. `sizes` are those of the locks that
     /// have [series of their own](Self::named).
     #[must_use]
     pub(crate) fn render(&self, gauges: &Gauges, sizes: &[QueueSize]) -> String {
-        look_at(gauges);
+        look_at(gauges, &self.runtime.metrics());
         names::look_at(sizes);
-        self.0.render()
+        self.series.render()
     }
 
     /// The locks that have series of their own: namespace and name.
@@ -122,7 +127,7 @@ impl Exporter {
     /// Puts what was measured into its buckets. To be called regularly: what is never
     /// scraped would pile up.
     pub(crate) fn tidy(&self) {
-        self.0.run_upkeep();
+        self.series.run_upkeep();
     }
 }
 
@@ -132,7 +137,19 @@ fn describe() {
     describe_gauge!("lockd_sessions", "Sessions in the store");
     describe_gauge!("lockd_streams", "Session streams that end at this replica");
     describe_gauge!("lockd_ready", "Whether this replica grants: 1 or 0");
+    describe_counter!(
+        "lockd_log_restored_total",
+        "Clients that know more of the log than there is: it was restored from a backup"
+    );
     describe_gauge!("lockd_store_up", "Whether the log has been read and is followed: 1 or 0");
+    describe_gauge!(
+        "lockd_replica_differs",
+        "Whether the state of another replica is not what the log says: 1 or 0"
+    );
+    describe_gauge!(
+        "lockd_largest_turn",
+        "The most that the core has done in one turn: messages, timers, operations, and what followed"
+    );
     describe_gauge!(
         "lockd_view_lag_seconds",
         "Since when deliveries of the log are not known to be whole"
@@ -202,6 +219,10 @@ pub(crate) struct Gauges {
     pub ready: bool,
     /// Whether the log is followed.
     pub store_up: bool,
+    /// Whether the state of another replica is not what the log says.
+    pub differs: bool,
+    /// The most that the core has done in one turn.
+    pub largest_turn: usize,
     /// Since when the log was not known to be followed.
     pub lag: Duration,
     /// The position that was applied last.
@@ -226,7 +247,7 @@ pub(crate) struct QueueSize {
 }
 
 #[allow(clippy::cast_precision_loss, reason = "a gauge is a float; these are small")]
-fn look_at(gauges: &Gauges) {
+fn look_at(gauges: &Gauges, runtime: &RuntimeMetrics) {
     let yes = |yes: bool| if yes { 1.0 } else { 0.0 };
     gauge!("lockd_locks").set(gauges.locks as f64);
     gauge!("lockd_waiters").set(gauges.waiters as f64);
@@ -234,11 +255,12 @@ fn look_at(gauges: &Gauges) {
     gauge!("lockd_streams").set(gauges.streams as f64);
     gauge!("lockd_ready").set(yes(gauges.ready));
     gauge!("lockd_store_up").set(yes(gauges.store_up));
+    gauge!("lockd_replica_differs").set(yes(gauges.differs));
+    gauge!("lockd_largest_turn").set(gauges.largest_turn as f64);
     gauge!("lockd_view_lag_seconds").set(gauges.lag.as_secs_f64());
     gauge!("lockd_revision").set(gauges.position as f64);
     gauge!("lockd_uptime_seconds").set(gauges.uptime.as_secs_f64());
     gauge!("lockd_tasks").set(gauges.tasks as f64);
-    let runtime = Handle::current().metrics();
     gauge!("lockd_runtime_workers").set(runtime.num_workers() as f64);
     gauge!("lockd_runtime_tasks").set(runtime.num_alive_tasks() as f64);
     gauge!("lockd_runtime_queue_depth").set(runtime.global_queue_depth() as f64);
@@ -316,6 +338,11 @@ pub(crate) fn deadline_cut() {
 /// A lease could not be renewed.
 pub(crate) fn not_renewed() {
     counter!("lockd_keepalives_failed_total").increment(1);
+}
+
+/// A client knows more of the log than there is.
+pub(crate) fn restored() {
+    counter!("lockd_log_restored_total").increment(1);
 }
 
 /// A task has panicked.

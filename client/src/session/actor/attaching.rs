@@ -75,7 +75,8 @@ impl Actor {
         };
         let session = Some(identity.next_stream());
         if self.session.is_some() {
-            return Ok(Ask::Resume(v1::Resume { session, open: self.requests.reopen() }));
+            let (open, durable) = (self.requests.reopen(), self.requests.durable);
+            return Ok(Ask::Resume(v1::Resume { session, open, durable }));
         }
         if self.requests.is_waiting() {
             identity.over_at = now + self.ttl + lockd_proto::safety_margin(self.ttl) * 2;

@@ -141,7 +141,7 @@ impl<L: Log> Driven<L> {
                 let record = self.under_way.remove(lane).expect("it was under way");
                 self.refused.push((record, error.clone()));
             }
-            Event::Barrier(_) | Event::Checkpoint { .. } | Event::Failed(_) => {}
+            Event::Barrier(_) | Event::Again(_) | Event::Checkpoint { .. } | Event::Failed(_) => {}
         }
     }
 

@@ -31,6 +31,40 @@ async fn replicas_of_one_log_live_the_same() {
     all_lived_the_same(&on, all).await;
 }
 
+/// RULES J29: what is read once more is what a replica is given that starts, and deliveries go on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_log_is_read_once_more_beside_what_is_delivered() {
+    let on = OnEtcd::shared().await;
+    let (mut log, mut other) = (on.opens().await, on.opens().await);
+    log.writes("before").await;
+    let floor = log.lived.placed()[0].0;
+    let floor = log.checkpoints(floor, &[b"state"]).await;
+    log.raises(floor).await;
+    other.writes("after").await;
+    log.catches_up().await;
+    let fresh = on.opens().await.lived;
+    for _ in 0..2 {
+        log.log.recount();
+        log.writes("meanwhile").await;
+        let (mut chunks, mut records) = (Vec::new(), Vec::new());
+        loop {
+            match log.event().await {
+                Event::Again(None) => break,
+                Event::Again(Some(event)) => match *event {
+                    Event::Reset => records.clear(),
+                    Event::Chunk(chunk) => chunks.push(chunk),
+                    Event::Record(record) => records.push((record.at, record.bytes)),
+                    _ => {}
+                },
+                _ => {}
+            }
+        }
+        assert_eq!(chunks, fresh.chunks);
+        assert!(records.starts_with(&fresh.placed()), "{records:?}");
+    }
+    assert_eq!(log.resets, 1);
+}
+
 /// Leases end under load: what was under way lands or never does, and the next life goes on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lives_that_are_lost_under_load_lose_nothing_twice() {

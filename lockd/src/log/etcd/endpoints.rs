@@ -263,7 +263,7 @@ impl Endpoints {
         &self,
         key: Vec<u8>,
         options: Option<GetOptions>,
-    ) -> Result<GetResponse, Refusal> {
+    ) -> Result<GetResponse, EtcdRefusal> {
         self.call(|mut client| {
             let (key, options) = (key.clone(), options.clone());
             async move { client.get(key, options).await }
@@ -271,7 +271,7 @@ impl Endpoints {
         .await
     }
 
-    pub(super) async fn txn(&self, txn: Txn) -> Result<TxnResponse, Refusal> {
+    pub(super) async fn txn(&self, txn: Txn) -> Result<TxnResponse, EtcdRefusal> {
         self.call(|mut client| {
             let txn = txn.clone();
             async move { client.txn(txn).await }

@@ -114,7 +114,8 @@ impl Feed {
             }
             (Named::Join(id) | Named::Left(id), Some(value)) => {
                 let mark = (named, level(&value));
-                if let Some(item) = marked(&self.replica, &self.known, revision, mark) {
+                let item = marked(&mut self.replica.view(), &self.known, revision, mark);
+                if let Some(item) = item {
                     self.replica.emit(item).await?;
                 }
                 match named {

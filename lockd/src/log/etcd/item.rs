@@ -5,7 +5,7 @@ use lockd_proto::clock::Instant;
 
 use super::numbers::Numbers;
 use crate::{
-    log::{Floor, LogError},
+    log::{Delivered, Event, Floor, LogError},
     record::{Position, ReplicaId},
 };
 
@@ -69,4 +69,25 @@ pub(super) enum Item {
         chunks: u64,
     },
     Failed(LogError),
+}
+
+impl Item {
+    /// The event by which a state is rebuilt; `None` for what happens only once.
+    pub(super) fn again(self) -> Option<Event> {
+        match self {
+            Self::Reset => Some(Event::Reset),
+            Self::Chunk(chunk) => Some(Event::Chunk(chunk)),
+            Self::Floor(floor) => Some(Event::Floor(floor)),
+            Self::Record { at, author, bytes, .. } => {
+                Some(Event::Record(Delivered { at, author, lane: None, bytes }))
+            }
+            Self::Joined { at, replica, level } => Some(Event::Joined { at, replica, level }),
+            Self::Left { at, replica } => Some(Event::Left { at, replica }),
+            Self::Restored(at) => Some(Event::Restored { at }),
+            Self::Live(_) | Self::Refused { .. } | Self::Barrier { .. } | Self::Proof { .. } => {
+                None
+            }
+            Self::Checkpoint { .. } | Self::Failed(_) => None,
+        }
+    }
 }

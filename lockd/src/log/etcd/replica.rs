@@ -128,6 +128,11 @@ impl Replica {
         Ok(())
     }
 
+    /// What is noted for the log's owner, and the way to it.
+    pub(super) fn owner(&self) -> (&Mutex<View>, &mpsc::Sender<Item>) {
+        (&self.view, &self.out)
+    }
+
     /// Where everything is. Not to be held over an await.
     pub(super) fn view(&self) -> MutexGuard<'_, View> {
         self.view.lock().unwrap_or_else(PoisonError::into_inner)

@@ -222,6 +222,49 @@ fn permits_that_do_not_fit_beside_each_other() {
     assert_eq!(end(&mut log, cycle), ["b/6 refused deadlock"]);
 }
 
+/// A permit that is not stuck comes back, whoever holds the others: a cycle through a semaphore stands only
+/// where it leaves no such permit. Holders that are stuck and leave too little room only together are not
+/// searched for: such a wait ends by its own limit.
+#[test]
+fn a_semaphore_is_in_the_way_only_if_no_other_of_its_holders_can_make_room() {
+    let permits = |count, ask| Enqueue { mode: Mode::Permits { count, capacity: 3 }, ..ask };
+    for other_goes_on in [true, false] {
+        let mut log = Log::new();
+        log.granted(owned("o", permits(1, ask(A, 1, "x"))));
+        log.granted(owned("q", permits(2, ask(C, 2, "x"))));
+        log.granted(owned("p", ask(B, 3, "y")));
+        log.queued(owned("o", ask(A, 4, "y")));
+        if !other_goes_on {
+            log.queued(owned("q", ask(C, 5, "y")));
+        }
+        // It fits beside either of them, and not beside both.
+        log.queued(owned("p", permits(1, ask(B, 6, "x"))));
+        assert_eq!(["o", "p", "q"].map(|owner| find(&log, owner)), [None, None, None]);
+        // It fits only when both are gone.
+        log.cancel(B, 6);
+        log.queued(owned("p", permits(3, ask(B, 7, "x"))));
+        let cycle = find(&log, "p").expect("o is stuck, and in the way");
+        assert_eq!(shown(&cycle), ["p waits for x behind o", "o waits for y behind p"]);
+        assert_eq!(end(&mut log, cycle), ["b/7 refused deadlock"]);
+    }
+}
+
+/// What stands is judged where the end of a wait is applied: a permit that has come back is enough.
+#[test]
+fn a_cycle_through_a_semaphore_does_not_stand_where_its_holder_has_left() {
+    let permits = |count, ask| Enqueue { mode: Mode::Permits { count, capacity: 3 }, ..ask };
+    let mut log = Log::new();
+    log.granted(owned("o", permits(2, ask(A, 1, "x"))));
+    log.granted(permits(1, ask(C, 2, "x")));
+    log.granted(owned("p", ask(B, 3, "y")));
+    log.queued(owned("o", ask(A, 4, "y")));
+    log.queued(owned("p", permits(2, ask(B, 5, "x"))));
+    let cycle = find(&log, "p").expect("a deadlock");
+    log.release(A, 1);
+    assert_eq!(log.holders("x"), [(C, 2), (B, 5)]);
+    assert!(end(&mut log, cycle).is_empty());
+}
+
 #[test]
 fn a_party_waits_for_others_to_come() {
     let mut log = Log::new();
