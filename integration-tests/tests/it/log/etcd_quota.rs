@@ -9,21 +9,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use integration_tests::{Etcd, unique_prefix};
-use lockd::{
-    core::{
-        Core, Handle, Limits, Parts,
-        answer::AcquireReply,
-        ask::{Acquire, Call, Credential},
-        error::Error,
-    },
-    log::etcd::{EtcdConfig, EtcdLog},
-    record::{Client, Info, LockId, Mode, Open, Wait},
-    telemetry::{tasks::Tasks, traces::Traces},
-};
-use lockd_proto::{FencingToken, LockName, Namespace, RequestId, SessionId, clock::Clock};
-use tokio::{task::JoinSet, time::sleep};
-use tokio_util::sync::CancellationToken;
+use integration_tests::{Daemon, Etcd, StoreKind, unique_prefix};
+use lockd_client::{Client, Context};
+use tokio::{task::JoinSet, time::interval};
 
 const QUOTA: i64 = 64 << 20;
 
@@ -31,7 +19,10 @@ const QUOTA: i64 = 64 << 20;
 const LASTS: Duration = Duration::from_secs(20);
 
 /// How much of etcd's history is kept: what is written in it must fit in the quota.
-const HISTORY: Duration = Duration::from_secs(3);
+const HISTORY: &str = "3s";
+
+/// How often etcd's size is looked at.
+const LOOK: Duration = Duration::from_secs(1);
 
 const WORKERS: usize = 64;
 
@@ -43,88 +34,38 @@ fn lasts() -> Duration {
     named.map_or(LASTS, |seconds| Duration::from_secs(seconds.parse().unwrap()))
 }
 
-async fn session(core: &Handle) -> Credential {
-    let (session, secret_hash) = (SessionId::random(), [7; 32]);
-    let client = Client::default();
-    let open = Open { session, stream: 0, secret_hash, ttl_ms: 30_000, client };
-    core.call(|reply| Call::Open(Box::new(open), reply)).await.unwrap();
-    Credential { session, secret_hash, stream: 0 }
-}
-
-async fn pair(core: &Handle, by: Credential, lock: &LockId) -> Result<(), Error> {
-    let request = RequestId::random();
-    let (locks, mode, wait) = (vec![lock.clone()], Mode::Exclusive, Wait::Forever);
-    let info = Info { value: VALUE.into(), ..Info::default() };
-    let acquire = Box::new(Acquire { request, locks, mode, wait, lock_delay_ms: 0, info });
-    let reply = core.acquire((by, Some(lock.clone())), acquire).await?;
-    let AcquireReply::Granted { token, .. } = reply else { panic!("{reply:?}") };
-    let named = (lock.clone(), FencingToken::new(token.0).unwrap());
-    core.call(|reply| Call::Release(by, request, named, reply)).await.map(drop)
-}
-
-async fn work(core: Handle, number: usize, pairs: Arc<AtomicU64>) -> Result<(), Error> {
-    let by = session(&core).await;
-    let name = LockName::parse(&format!("quota/{number}")).unwrap();
-    let lock = LockId::new(&Namespace::default(), &name);
-    let mut renewed = Instant::now();
+async fn works(client: Client, number: usize, pairs: Arc<AtomicU64>) {
     loop {
-        pair(&core, by, &lock).await?;
+        let lock = client.lock(format!("quota/{number}")).value(VALUE);
+        lock.acquire(&Context::background()).await.unwrap().release().await.unwrap();
         pairs.fetch_add(1, Ordering::Relaxed);
-        if renewed.elapsed() > Duration::from_secs(5) {
-            core.call(|reply| Call::KeepAlive(by, reply)).await?;
-            renewed = Instant::now();
-        }
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn under_load_a_small_quota_is_never_used_up() {
     let etcd = Etcd::builder().arg(format!("--quota-backend-bytes={QUOTA}")).start().await;
-    let config = EtcdConfig {
-        history_kept: Some(HISTORY),
-        ..EtcdConfig::new(etcd.endpoints(), &unique_prefix())
-    };
-    let (tasks, end, clock) = (Tasks::default(), CancellationToken::new(), Clock::system());
-    let log = EtcdLog::new(config, &tasks, &end, clock.clone()).unwrap();
-    let (name, limits) = ("quota".into(), Limits::default());
-    let (traces, drain) = (Traces::default(), CancellationToken::new());
-    let parts = Parts { name, limits, clock, traces, drain, end: end.clone() };
-    let (core, handle) = Core::new(log, parts);
-    let running = tokio::spawn(core.run());
-    integration_tests::eventually("the core is live", Duration::from_secs(20), async || {
-        let now = handle.status().snapshot();
-        now.is_live && now.not_ready.is_none()
-    })
-    .await;
+    let store = StoreKind::Etcd { endpoints: etcd.endpoints(), prefix: unique_prefix() };
+    let daemon = Daemon::builder().store(store).arg("--etcd-compaction").arg(HISTORY).start().await;
+    let client = Client::connect(&daemon.url()).await.unwrap();
     let pairs = Arc::new(AtomicU64::new(0));
     let mut workers = JoinSet::new();
     for number in 0..WORKERS {
-        workers.spawn(work(handle.clone(), number, pairs.clone()));
+        workers.spawn(works(client.clone(), number, pairs.clone()));
     }
-    let (start, mut most, mut client) = (Instant::now(), 0, etcd.client().await);
-    let (mut before, mut seen) = (0, 0);
+    let (start, mut most, mut looked) = (Instant::now(), 0, etcd.client().await);
+    let mut looks = interval(LOOK);
     while start.elapsed() < lasts() {
-        for _ in 0..10 {
-            sleep(Duration::from_secs(1)).await;
-            let status = client.status().await.unwrap();
-            assert!(status.errors().is_empty(), "{:?}", status.errors());
-            seen = status.db_size();
-            most = most.max(seen);
-        }
+        looks.tick().await;
+        let status = looked.status().await.unwrap();
+        assert!(status.errors().is_empty(), "{:?}", status.errors());
+        most = most.max(status.db_size());
+        // A worker ends only by a panic.
         if let Some(ended) = workers.try_join_next() {
-            panic!("{:?}", ended.unwrap());
+            ended.unwrap();
         }
-        let now = pairs.load(Ordering::Relaxed);
-        println!(
-            "FIGURES after {:?}: etcd holds {} MiB, {} pairs/s",
-            start.elapsed(),
-            seen >> 20,
-            (now - before) / 10
-        );
-        before = now;
     }
-    println!("FIGURES {before} pairs, etcd held {} MiB at most", most >> 20);
-    assert!(before > 0 && most < QUOTA, "{most} bytes");
-    end.cancel();
-    running.await.unwrap().unwrap();
+    let (made, most_mib) = (pairs.load(Ordering::Relaxed), most >> 20);
+    println!("{made} pairs in {:?}, etcd held {most_mib} MiB at most", start.elapsed());
+    assert!(made > 0 && most < QUOTA, "{most} bytes");
 }

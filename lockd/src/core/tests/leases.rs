@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use world::{Dice, Node, World};
 
 use super::{super::*, lock, millis};
+use crate::telemetry::traces::Traces;
 
 /// The seeds that are run, unless `LOCKD_LEASE_SEEDS` names others, such as `0..3000`. Half a second of CPU
 /// each in debug.

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use super::{history::*, model::cases, *};
 use crate::{
     record::{Floor, Record},
-    state::checkpoint::RestoreError,
+    state::checkpoint::{DamagedState, RestoreError},
 };
 
 /// An operation, where it stands, and what became of it.
@@ -105,7 +105,7 @@ impl Life {
         for _ in 0..count {
             match self.state.next_chunk(size) {
                 Some(chunk) => self.chunks.push(chunk),
-                None if self.state.is_writing_checkpoint() => {
+                None if self.state.checkpoint.is_some() => {
                     let floor = self.state.finish_checkpoint().expect("it is whole");
                     let floor = floor.expect("it was written");
                     self.checkpoints.push((floor, std::mem::take(&mut self.chunks)));

@@ -15,7 +15,7 @@ use crate::{
         ask::{Acquire, Ask, Credential, Hello},
         error::Error,
     },
-    record::{Client, Info, Mode, Open, Wait},
+    record::{Client, Info, Mode, Open, Position, Wait},
 };
 
 const LOCK: &str = "streams";
@@ -260,7 +260,11 @@ impl Streaming<'_> {
         self.link = if self.opened {
             let by = Credential { session, secret_hash: [7; 32], stream };
             let open = self.want.request().into_iter().collect();
-            connect(self.tester, self.target, Hello::Resume { by, open })
+            connect(
+                self.tester,
+                self.target,
+                Hello::Resume { by, open, durable: Position::default() },
+            )
         } else {
             open(self.tester, session, (stream, self.target))
         };
