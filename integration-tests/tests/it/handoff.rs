@@ -42,9 +42,9 @@ async fn a_busy_lock_is_tried_in_vain(world: World) {
         assert!(there.lock("busy").try_acquire(&soon()).await.unwrap().is_none());
     }
     if before.store == "embedded" {
-        // One session was opened for the tries; nothing else was written.
+        // A session was opened, with the first try in its record. The other four wrote nothing.
         let written = here.status().await.unwrap().revision - before.revision;
-        assert!(written <= 1, "{written} writes");
+        assert!(written <= 2, "{written} operations");
     }
     waiters(&here, "busy", 0).await;
     held.release().await.unwrap();

@@ -9,7 +9,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use integration_tests::{Daemon, Etcd, StoreKind, unique_prefix};
+use etcd_client::GetOptions;
+use integration_tests::{Daemon, Etcd, StoreKind, eventually, unique_prefix};
 use lockd_client::{Client, Context};
 use tokio::{task::JoinSet, time::interval};
 
@@ -19,15 +20,15 @@ const QUOTA: i64 = 64 << 20;
 const LASTS: Duration = Duration::from_secs(20);
 
 /// How much of etcd's history is kept: what is written in it must fit in the quota.
-const HISTORY: &str = "3s";
+const HISTORY: &str = "10s";
 
 /// How often etcd's size is looked at.
 const LOOK: Duration = Duration::from_secs(1);
 
 const WORKERS: usize = 64;
 
-/// What each entry carries, so that the quota is written many times over.
-const VALUE: &[u8] = &[7; 4096];
+/// What each entry carries: the history has to fit in the quota, and a longer load fills it many times.
+const VALUE: &[u8] = &[7; 512];
 
 fn lasts() -> Duration {
     let named = std::env::var("LOCKD_QUOTA_SECONDS").ok();
@@ -68,4 +69,8 @@ async fn under_load_a_small_quota_is_never_used_up() {
     let (made, most_mib) = (pairs.load(Ordering::Relaxed), most >> 20);
     println!("{made} pairs in {:?}, etcd held {most_mib} MiB at most", start.elapsed());
     assert!(made > 0 && most < QUOTA, "{most} bytes");
+    eventually("the history was compacted", Duration::from_secs(30), async || {
+        looked.get("any", Some(GetOptions::new().with_revision(2))).await.is_err()
+    })
+    .await;
 }
