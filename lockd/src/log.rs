@@ -43,7 +43,7 @@ pub trait Log: Send + 'static {
     fn profile(&self) -> &Profile;
 
     /// Whether a lane can take a record at this moment: this replica is live, and what was appended on
-    /// the lane before has been delivered, or refused. There are [`Profile::lanes`] of them.
+    /// the lane before has been delivered, or refused. There are `Profile::lanes` of them.
     fn is_idle(&self, lane: usize) -> bool;
 
     /// Appends a record on an idle lane, exactly once however often attempts are repeated. It comes

@@ -53,7 +53,7 @@ impl Record {
     /// Reads a record.
     ///
     /// # Errors
-    /// [`RecordError`] if any of it is unknown to this version.
+    /// `RecordError` if any of it is unknown to this version.
     pub fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
         let malformed = |text: &str| RecordError::Malformed(text.to_owned());
         let (level, body) =

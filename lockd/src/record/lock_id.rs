@@ -33,7 +33,7 @@ impl LockId {
         self.parts().1
     }
 
-    /// Whether its path starts with `prefix`, as made by [`prefix_path`].
+    /// Whether its path starts with `prefix`, as made by `prefix_path`.
     #[must_use]
     pub fn is_under(&self, prefix: &str) -> bool {
         self.path.starts_with(prefix)

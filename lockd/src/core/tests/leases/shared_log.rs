@@ -37,7 +37,7 @@ const AGAIN: Duration = Duration::from_millis(300);
 const RESEND: Duration = Duration::from_secs(1);
 
 /// How long after a proof's sending answers may promise a whole TTL.
-pub(super) const KEEP: Duration = Duration::from_millis(LEASE.as_millis() as u64 * 49 / 50 - 250);
+pub(super) const KEEP: Duration = Duration::from_millis(LEASE.as_secs() * 980 - 250);
 
 /// The process of one replica.
 pub(super) struct Process {
