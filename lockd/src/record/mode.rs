@@ -87,7 +87,7 @@ impl Mode {
         }
     }
 
-    /// How much of its queue's [capacity](QueueKind::capacity) it takes.
+    /// How much of its queue's capacity it takes.
     #[must_use]
     pub fn weight(self) -> u64 {
         match self {
