@@ -41,7 +41,7 @@ pub struct Inside {
 }
 
 impl Client {
-    /// A barrier by name, for this many parties, 1 to 100. The number is fixed by the first
+    /// A barrier by name, for this many parties, 1 to 10,000. The number is fixed by the first
     /// one who comes.
     pub fn barrier(&self, name: impl Into<String>, parties: u32) -> Barrier {
         let mode = Mode::Party(v1::Party { parties });

@@ -66,7 +66,7 @@ impl Client {
         LockBuilder::new(self.clone(), vec![name.into()], mode)
     }
 
-    /// Several locks as one, at most 32, to be acquired together: all of them or none. They
+    /// Several locks as one, at most 1,000, to be acquired together: all of them or none. They
     /// join their queues in one step, so those who acquire several locks this way can't
     /// deadlock with one another, whatever the order of names.
     pub fn lock_all<N: Into<String>>(&self, names: impl IntoIterator<Item = N>) -> LockBuilder {
