@@ -99,12 +99,15 @@ pub(crate) async fn run<L: Log>(
     let http = serve_http(replica.http, routes, &life)?;
     life.tasks.spawn("health", health::report(well, reporter, life.end.clone()));
     on_ready(grpc_at, http_at);
+    let grpc = async { grpc.await.map_err(ServeError::Grpc) };
+    let http = async {
+        let panicked = |_| Err(std::io::Error::other("its thread has panicked"));
+        http.await.unwrap_or_else(panicked).map_err(ServeError::Http)
+    };
     let served = tokio::select! {
         // A log that has failed leaves nothing to be drained.
         Ok(error) = failure => Err(ServeError::Log(error)),
-        served = async { tokio::try_join!(async { grpc.await.map_err(ServeError::Grpc) }, async { http.await.unwrap_or(Ok(())).map_err(ServeError::Http) }) } => {
-            served.map(drop)
-        }
+        served = async { tokio::try_join!(grpc, http) } => served.map(drop),
         () = overrun(&life, replica.drain) => {
             tracing::warn!(drain = ?replica.drain, "the drain is over: cutting off what is left");
             Ok(())

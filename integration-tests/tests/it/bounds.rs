@@ -19,7 +19,11 @@ use lockd_proto::{
     },
 };
 use prost::Message as _;
-use tokio::{task::JoinHandle, time::Instant};
+use tokio::{
+    sync::watch,
+    task::JoinHandle,
+    time::{Instant, timeout},
+};
 use tonic::{client::Grpc, transport::Channel};
 
 use crate::metrics::{scrape, value};
@@ -55,6 +59,8 @@ both_stores!(
 struct Honest<'a> {
     daemon: &'a Daemon,
     stop: Arc<AtomicBool>,
+    /// How many locks it took so far.
+    served: watch::Receiver<usize>,
     task: JoinHandle<Vec<Duration>>,
 }
 
@@ -65,6 +71,7 @@ impl<'a> Honest<'a> {
         let held = client.lock("honest/held").acquire(&soon()).await.unwrap();
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
+        let (serves, served) = watch::channel(0);
         let task = tokio::spawn(async move {
             let (mut took, mut turn) = (Vec::new(), 0);
             while !stopped.load(Ordering::Relaxed) {
@@ -73,6 +80,7 @@ impl<'a> Honest<'a> {
                 let lock = client.lock(format!("honest/{}", turn % 7));
                 let guard = lock.acquire(&soon()).await.expect("the honest client is served");
                 took.push(start.elapsed());
+                serves.send_replace(took.len());
                 guard.release().await.unwrap();
                 tokio::time::sleep_until(start + PACE).await;
             }
@@ -80,7 +88,14 @@ impl<'a> Honest<'a> {
             client.shutdown().await;
             took
         });
-        Self { daemon, stop, task }
+        Self { daemon, stop, served, task }
+    }
+
+    /// Waits until it took so many more locks.
+    async fn goes_on(&mut self, locks: usize) {
+        let until = *self.served.borrow() + locks;
+        let goes_on = self.served.wait_for(|served| *served >= until);
+        timeout(SOON, goes_on).await.expect("it is served").expect("it runs");
     }
 
     /// Ends, and says that it was served all the time.
@@ -162,7 +177,7 @@ fn frames(asks: Vec<Ask>) -> Vec<AttachRequest> {
 
 async fn ended(mut answers: tonic::Streaming<v1::AttachResponse>) {
     let end = async { while let Ok(Some(_)) = answers.message().await {} };
-    tokio::time::timeout(Duration::from_secs(60), end).await.expect("the stream ends");
+    timeout(Duration::from_secs(60), end).await.expect("the stream ends");
 }
 
 async fn is_well(daemon: &Daemon) {
@@ -211,7 +226,7 @@ async fn many_updates_of_one_lock_hold_up_no_other(world: World) {
 }
 
 async fn many_owners_in_one_queue_hold_up_no_other(world: World) {
-    let honest = Honest::begins(&world).await;
+    let mut honest = Honest::begins(&world).await;
     let waits = (0..2_000).map(|number| {
         let owner = format!("order-{number}");
         Ask::Acquire(v1::Acquire { owner, ..acquire(number, "queue".to_owned()) })
@@ -224,8 +239,8 @@ async fn many_owners_in_one_queue_hold_up_no_other(world: World) {
             (found.waiters.len() == 1_999).then_some(())
         })
         .await;
-        // The search for deadlocks has had its time.
-        tokio::time::sleep(Duration::from_secs(2)).await;
+        // The search for deadlocks goes on meanwhile.
+        honest.goes_on(20).await;
     })
     .await;
     honest.was_served().await;
@@ -258,7 +273,7 @@ async fn owners_that_wait_in_a_ring_hold_up_no_other(world: World) {
                 }
             }
         };
-        let refusal = tokio::time::timeout(Duration::from_secs(20), refused).await.unwrap();
+        let refusal = timeout(Duration::from_secs(20), refused).await.unwrap();
         assert_eq!(refusal.reason(), v1::RefusalReason::Deadlock);
     })
     .await;
@@ -293,7 +308,7 @@ async fn a_watcher_that_never_reads_is_cut_off(world: World) {
             }
         }
     };
-    let status = tokio::time::timeout(SOON, end).await.expect("the watch has ended");
+    let status = timeout(SOON, end).await.expect("the watch has ended");
     assert_eq!(reason(&status), "SLOW_CONSUMER");
     honest.was_served().await;
 }
@@ -386,7 +401,7 @@ async fn answers_that_are_never_read_are_bounded() {
         assert!(other.locks.get(request).await.is_ok(), "others are served");
         // The first one has arrived; those after it wait for room on the connection.
         let mut first = unread.remove(0);
-        let page = tokio::time::timeout(SOON, first.message()).await.expect("it has arrived");
+        let page = timeout(SOON, first.message()).await.expect("it has arrived");
         assert!(page.unwrap().unwrap().next_after > 0, "a page has its bound too");
     })
     .await;

@@ -20,10 +20,17 @@ const GAP: Duration = Duration::from_secs(3);
 /// lengthens at random by up to as much again. Beyond it the vote was split, and what that takes is etcd's.
 const ELECTION: Duration = Duration::from_secs(2);
 
-/// Load before the fault, under it, and after it.
-const BEFORE: Duration = Duration::from_secs(2);
-const UNDER: Duration = Duration::from_secs(5);
-const AFTER: Duration = Duration::from_secs(4);
+/// Records that each replica writes before a fault, and again once it is over.
+const RECORDS: usize = 200;
+
+/// How long a fault lasts.
+const FAULT_LASTS: Duration = Duration::from_secs(5);
+
+/// How long it is watched what a fault that is over still does: a member that thaws may revoke leases.
+const WATCHED: Duration = Duration::from_secs(4);
+
+/// For how long answers are lost at a time.
+const ANSWERS_LOST: Duration = Duration::from_millis(700);
 
 /// What befalls a member.
 #[derive(Debug, Clone, Copy)]
@@ -68,6 +75,12 @@ fn beginning_with(cluster: &EtcdCluster, first: usize) -> Vec<String> {
     endpoints
 }
 
+async fn all_go_on(loads: &mut [Load]) {
+    for load in loads {
+        load.goes_on(RECORDS).await;
+    }
+}
+
 async fn survives(fault: Fault, struck: Struck) {
     let cluster = EtcdCluster::start(3).await;
     let leader = cluster.leader().await;
@@ -79,17 +92,18 @@ async fn survives(fault: Fault, struck: Struck) {
     };
     let on = OnEtcd::at(beginning_with(&cluster, asked));
     let other = on.but(|config| config.endpoints = beginning_with(&cluster, (asked + 1) % 3));
-    let loads = [Load::start(&on, "a").await, Load::start(&other, "b").await];
-    tokio::time::sleep(BEFORE).await;
+    let mut loads = [Load::start(&on, "a").await, Load::start(&other, "b").await];
+    all_go_on(&mut loads).await;
     fault.strike(&cluster, struck_member).await;
     let since = Instant::now();
     if struck_member == leader {
         cluster.leader_after(leader).await;
     }
     let election = since.elapsed();
-    tokio::time::sleep(UNDER).await;
+    tokio::time::sleep(FAULT_LASTS).await;
     fault.heal(&cluster, struck_member).await;
-    tokio::time::sleep(AFTER).await;
+    tokio::time::sleep(WATCHED).await;
+    all_go_on(&mut loads).await;
     let mut all = Vec::new();
     for load in loads {
         all.push(load.ends().await);
@@ -140,17 +154,17 @@ async fn records_of_unknown_outcome_land_once() {
     ];
     let on = OnEtcd::at(proxies.iter().map(Proxy::url).collect());
     let direct = on.but(|config| config.endpoints = etcd.endpoints());
-    let loads = [Load::start(&on, "a").await, Load::start(&direct, "b").await];
+    let mut loads = [Load::start(&on, "a").await, Load::start(&direct, "b").await];
     for round in 0..8 {
         let proxy = &proxies[round % 2];
         proxy.set(Mode::NoAnswers).await;
-        tokio::time::sleep(Duration::from_millis(700)).await;
+        tokio::time::sleep(ANSWERS_LOST).await;
         // The link breaks with all answers that it holds, or they arrive late.
         if round % 3 == 0 {
             proxy.reset_connections();
         }
         proxy.set(Mode::Pass).await;
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        all_go_on(&mut loads).await;
     }
     let mut all = Vec::new();
     for load in loads {
@@ -348,14 +362,14 @@ async fn a_watch_that_was_away_catches_up_on_large_records() {
 async fn a_cluster_that_restarts_whole_is_the_same_one() {
     let cluster = EtcdCluster::start(3).await;
     let on = OnEtcd::at(cluster.endpoints());
-    let load = Load::start(&on, "a").await;
-    tokio::time::sleep(BEFORE).await;
+    let mut load = Load::start(&on, "a").await;
+    load.goes_on(RECORDS).await;
     for member in 0..3 {
         cluster.kill(member).await;
     }
     tokio::join!(cluster.start_again(0), cluster.start_again(1), cluster.start_again(2));
     cluster.leader().await;
-    tokio::time::sleep(AFTER).await;
+    load.goes_on(RECORDS).await;
     let worked = load.ends().await;
     assert_eq!(worked.log.resets, 1);
     all_lived_the_same(&on, vec![worked]).await;

@@ -23,9 +23,9 @@ async fn replicas_of_one_log_live_the_same() {
     let on = OnEtcd::shared().await;
     let loads =
         [Load::start(&on, "a").await, Load::start(&on, "b").await, Load::start(&on, "c").await];
-    tokio::time::sleep(Duration::from_secs(3)).await;
     let mut all = Vec::new();
-    for load in loads {
+    for mut load in loads {
+        load.goes_on(500).await;
         all.push(load.ends().await);
     }
     all_lived_the_same(&on, all).await;
@@ -70,18 +70,20 @@ async fn the_log_is_read_once_more_beside_what_is_delivered() {
 async fn lives_that_are_lost_under_load_lose_nothing_twice() {
     let on = OnEtcd::shared().await;
     let mut client = Etcd::shared().await.client().await;
-    let loads = [Load::start(&on, "a").await, Load::start(&on, "b").await];
+    let mut loads = [Load::start(&on, "a").await, Load::start(&on, "b").await];
     for _ in 0..5 {
-        tokio::time::sleep(Duration::from_millis(700)).await;
+        for load in &mut loads {
+            load.goes_on(100).await;
+        }
         let keys = on.key("r/");
         let found = client.get(keys, Some(GetOptions::new().with_prefix())).await.unwrap();
         if let Some(kv) = found.kvs().first() {
             client.lease_revoke(kv.lease()).await.unwrap();
         }
     }
-    tokio::time::sleep(Duration::from_millis(700)).await;
     let mut all = Vec::new();
-    for load in loads {
+    for mut load in loads {
+        load.goes_on(100).await;
         all.push(load.ends().await);
     }
     assert!(all.iter().map(|worked| worked.lives).sum::<usize>() >= 5, "leases were lost");

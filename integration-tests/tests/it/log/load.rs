@@ -8,11 +8,11 @@ use std::{
 use bytes::Bytes;
 use lockd::testing::{EtcdLog, Event, Log as _};
 use lockd_proto::clock::Instant;
-use tokio::{task::JoinHandle, time::timeout};
+use tokio::{sync::watch, task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    driven::{Driven, Happened, draft},
+    driven::{Driven, Happened, PATIENCE, draft},
     ground::{Ground as _, OnEtcd},
 };
 
@@ -22,6 +22,8 @@ const LOOK: Duration = Duration::from_millis(20);
 /// A replica under load.
 pub(super) struct Load {
     stop: CancellationToken,
+    /// How many of its records are no longer under way.
+    settled: watch::Receiver<usize>,
     task: JoinHandle<Worked>,
 }
 
@@ -39,18 +41,30 @@ impl Load {
     pub(super) async fn start(on: &OnEtcd, name: &'static str) -> Self {
         let log = on.opens().await;
         let stop = CancellationToken::new();
-        let task = tokio::spawn(work(log, name, stop.clone()));
-        Self { stop, task }
+        let (settles, settled) = watch::channel(0);
+        let task = tokio::spawn(work(log, name, (stop.clone(), settles)));
+        Self { stop, settled, task }
     }
 
-    /// Lets it write for a time, then stops it and waits until nothing is under way.
+    /// Waits until so many more of its records have landed, or were lost with a life.
+    pub(super) async fn goes_on(&mut self, records: usize) {
+        let until = *self.settled.borrow() + records;
+        let goes_on = self.settled.wait_for(|settled| *settled >= until);
+        timeout(PATIENCE, goes_on).await.expect("the load goes on").expect("the load runs");
+    }
+
+    /// Stops it, and waits until nothing is under way.
     pub(super) async fn ends(self) -> Worked {
         self.stop.cancel();
         self.task.await.unwrap()
     }
 }
 
-async fn work(mut log: Driven<EtcdLog>, name: &str, stop: CancellationToken) -> Worked {
+async fn work(
+    mut log: Driven<EtcdLog>,
+    name: &str,
+    (stop, settles): (CancellationToken, watch::Sender<usize>),
+) -> Worked {
     let (mut sent, mut lives, mut longest_gap) = (Vec::new(), 1, Duration::ZERO);
     let mut confirmed: Option<Instant> = None;
     while !stop.is_cancelled() || !log.under_way.is_empty() {
@@ -61,6 +75,7 @@ async fn work(mut log: Driven<EtcdLog>, name: &str, stop: CancellationToken) -> 
                 continue;
             }
         }
+        settles.send_replace(sent.len() - log.under_way.len());
         let event = timeout(LOOK, log.event()).await;
         lives += usize::from(matches!(event, Ok(Event::Live(_))));
         let now = log.log.standing().confirmed;
