@@ -88,14 +88,14 @@ pub enum Error {
     )]
     OutcomeUnknown(Duration),
     /// The view is too old.
-    #[error("this replica has not heard from the store for {0:?}, so it grants nothing")]
+    #[error("this replica has not heard from the store for {0:.1?}, so it grants nothing")]
     ViewStale(Duration),
     /// There is no view yet.
     #[error("this replica has not heard from its store yet: it grants nothing until it has")]
     ViewEmpty,
     /// A restore was accepted a short time ago.
     #[error(
-        "a log that was restored from a backup was accepted: nothing is granted for {0:?} more, since \
+        "a log that was restored from a backup was accepted: nothing is granted for {0:.1?} more, since \
          clients may still rely on locks of before"
     )]
     Restored(Duration),
